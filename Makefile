@@ -1,0 +1,50 @@
+# Every target makes the environment that it needs: nothing but Python and make has to be there before.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SHELL := /bin/bash
+
+.PHONY: install demo test test-slow check format docs lab results clean help
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+install: $(STAMP)  ## make .venv and install Holdfast in it with every extra
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	touch $@
+
+demo: $(STAMP)  ## teach a small multimodal model a skill and see what it forgot (5 minutes)
+	$(BIN)/holdfast demo
+
+test: $(STAMP)  ## the tests, without the slow ones
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## format, lint, types, tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+format: $(STAMP)  ## put the source in the common form
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+docs: $(STAMP)  ## build the documentation site into site/
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+lab: $(STAMP)  ## pre-train the lab's two models again, from a seed (under 60 minutes on two cores)
+	$(BIN)/holdfast lab build
+
+results: $(STAMP)  ## run the narrow-tuning comparison and write docs/results (under 90 minutes on two cores)
+	$(BIN)/holdfast bench narrow --docs docs/results
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) site build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,242 @@
+"""A plan: what a method changes about ordinary fine-tuning, in six slots.
+
+    adapt    which new modules go into the model?
+    train    which weights may move?
+    learn    what is minimised, on which source of data?
+    feed     which examples are read, in which order?
+    update   what happens to gradients and weights at a step?
+    settle   what is done to the weights when a stage ends?
+
+A method is a function that returns a plan; plans combine with ``|``. ``adapt``, ``train``
+and ``feed`` hold one value each: two methods that both fill one are a :class:`PlanConflict`
+that names them. ``learn``, ``update`` and ``settle`` are sequences and add up.
+
+No torch at import time: a plan can be made, printed and checked before anything loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from holdfast.errors import PlanConflict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from holdfast.anatomy import Anatomy
+
+Reference = Literal["stage", "base"]
+"""Which frozen model a term compares with: the one at the start of this stage, or of the run."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the model said at the N positions a term asked for.
+
+    Position t of a sequence holds the prediction of token t+1, so ``targets`` is already
+    shifted. ``N`` runs over all rows of the batch.
+    """
+
+    logits: Tensor
+    """[N, V], in the model's dtype."""
+    targets: Tensor
+    """[N], the label of the predicted token, -100 where that token is not supervised."""
+    rows: Tensor
+    """[N], the row of the batch that each position belongs to."""
+    reference: Tensor | None = None
+    """[N, V], the reference model's logits at the same positions, without gradient."""
+
+
+@runtime_checkable
+class TokenTerm(Protocol):
+    """A loss read off next-token predictions.
+
+    The engine averages it over all positions of the *whole* optimizer step (over micro-batches
+    and ranks), so its value does not depend on how the step was cut into pieces.
+    """
+
+    name: str
+    weight: float
+    fits: bool
+    """True if this term replaces the cross-entropy on the new data; a plan holds at most one."""
+    reference: Reference | None
+    """The frozen model whose logits it needs, or None."""
+
+    def positions(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """[B, T] bool: position t is True if the prediction of token t+1 is wanted.
+
+        ``batch`` has ``input_ids``, ``attention_mask``, ``labels`` (all [B, T]; labels not
+        shifted, -100 where unsupervised) and whatever the processor adds.
+        """
+        ...
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """[N]: the loss at each position, not reduced, not weighted."""
+        ...
+
+
+@runtime_checkable
+class WeightTerm(Protocol):
+    """A loss read off the weights (L2-SP, EWC ...), added once per optimizer step."""
+
+    name: str
+    weight: float
+
+    def __call__(self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Tensor:
+        """Scalar. ``parameters``: the trainable weights now; ``start``: the same at stage start."""
+        ...
+
+
+class Adapter(Protocol):
+    """New modules in the model. One per plan."""
+
+    name: str
+
+    def attach(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+        """Put the modules in, at the start of each stage, and freeze all else.
+
+        At attachment the model must compute what it computed before. Returns the model to
+        train (PEFT wraps it). Called on every stage; a model that carries its modules over
+        from the stage before is returned as it is.
+        """
+        ...
+
+    def trainable(self, model: nn.Module) -> Iterable[str]:
+        """Names (in ``model.named_parameters()``) of the weights that train."""
+        ...
+
+    def detach(self, model: nn.Module, folder: Path | None) -> nn.Module:
+        """End of a stage: keep what the method keeps, merge what it merges.
+
+        ``folder``: where to save the adapter in its ecosystem's own format (PEFT), or None.
+        Returns the model for evaluation and for the next stage.
+        """
+        ...
+
+    def structure(self) -> Mapping[str, object] | None:
+        """What to rebuild before weights load, if modules stay in the model after ``detach``.
+
+        JSON values with a key ``"kind"`` known to :mod:`holdfast.pieces.structures`; None if
+        the settled model has the base's own modules.
+        """
+        ...
+
+
+class Edit(Protocol):
+    """What is done to the weights when a stage ends. A pure function of named tensors."""
+
+    name: str
+
+    def __call__(
+        self, tuned: Mapping[str, Tensor], start: Mapping[str, Tensor], base: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """New values for ``tuned``.
+
+        All three have the same keys: the weights that this run has changed, now, when the
+        stage began and when the run began. Arithmetic is in float32, the result in the
+        dtype of ``tuned``. Raises ``UsageError`` when keys or shapes differ.
+        """
+        ...
+
+
+class Update(Protocol):
+    """What happens to gradients and weights around an optimizer step."""
+
+    name: str
+
+    def before_step(self, parameters: Mapping[str, Tensor]) -> None:
+        """Gradients are complete (accumulated, not clipped): change them in place."""
+        ...
+
+    def after_step(self, parameters: Mapping[str, Tensor]) -> None:
+        """The optimizer has moved the weights: change them in place."""
+        ...
+
+
+class Feed(Protocol):
+    """Which examples are read in which order: a pure, seeded function of the step."""
+
+    name: str
+
+    def __call__(self, sizes: Mapping[str, int], step: int, seed: int) -> list[tuple[str, int]]:
+        """The ``(source, index)`` draws of optimizer step ``step``."""
+        ...
+
+
+EXCLUSIVE = ("train", "adapt", "feed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a method changes about ordinary fine-tuning. See the module's docstring."""
+
+    name: str
+    """The method's name with its settings, as a user would write it."""
+    train: str | None = None
+    """A selector. None with an adapter: only the adapter trains. None without: an error."""
+    adapt: Adapter | None = None
+    learn: tuple[TokenTerm | WeightTerm, ...] = ()
+    """Added to the cross-entropy on the answers (or replacing it, see ``TokenTerm.fits``)."""
+    feed: Feed | None = None
+    update: tuple[Update, ...] = ()
+    settle: tuple[Edit, ...] = ()
+    learning_rate: float | None = None
+    """The paper's, for models of the paper's size: a default that the user's own value replaces."""
+    lr_scale: tuple[tuple[str, float], ...] = ()
+    """``(selector, factor)``: parts that learn faster or slower than the rest."""
+    owners: Mapping[str, str] = field(default_factory=dict)
+    """For each filled exclusive slot, the method that filled it (filled by ``__post_init__``)."""
+
+    def __post_init__(self) -> None:
+        if not self.owners:
+            owned = {s: self.name for s in EXCLUSIVE if getattr(self, s) is not None}
+            object.__setattr__(self, "owners", owned)
+        fitting = [t.name for t in self.learn if getattr(t, "fits", False)]
+        if len(fitting) > 1:
+            raise PlanConflict(
+                f"{' and '.join(fitting)} each replace the loss on the new data; keep one of them."
+            )
+
+    def __or__(self, other: Plan) -> Plan:
+        """Both plans at once. Raises :class:`PlanConflict` if they want the same slot."""
+        for slot in EXCLUSIVE:
+            if getattr(self, slot) is not None and getattr(other, slot) is not None:
+                raise PlanConflict(_conflict(slot, self, other))
+        twice = {t.name for t in self.learn} & {t.name for t in other.learn}
+        if twice:
+            raise PlanConflict(
+                f"'{self.name}' and '{other.name}' both bring the loss term '{min(twice)}'; "
+                "give one of them, with the weight that you want."
+            )
+        return Plan(
+            name=f"{self.name} | {other.name}",
+            train=self.train if self.train is not None else other.train,
+            adapt=self.adapt or other.adapt,
+            learn=self.learn + other.learn,
+            feed=self.feed or other.feed,
+            update=self.update + other.update,
+            settle=self.settle + other.settle,
+            learning_rate=(
+                self.learning_rate if self.learning_rate is not None else other.learning_rate
+            ),
+            lr_scale=self.lr_scale + other.lr_scale,
+            owners={**other.owners, **self.owners},
+        )
+
+
+def _conflict(slot: str, a: Plan, b: Plan) -> str:
+    first, second = a.owners[slot], b.owners[slot]
+    if slot == "train":
+        return (
+            f"'{first}' trains {a.train} and '{second}' trains {b.train}: a plan has one choice "
+            f"of weights. To train both, use one selector: train:select='{a.train} + {b.train}'."
+        )
+    if slot == "adapt":
+        return (
+            f"'{first}' and '{second}' both put new modules into the model; "
+            "a plan has one adapter. Keep one of them."
+        )
+    return f"'{first}' and '{second}' both set the order of the data; keep one of them."
