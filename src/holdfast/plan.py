@@ -104,6 +104,13 @@ class Adapter(Protocol):
         """
         ...
 
+    def touches(self, model: nn.Module, anatomy: Anatomy) -> Iterable[str]:
+        """Names of the model's own weights that :meth:`detach` will change (by merging).
+
+        Asked before :meth:`attach`, so that their values can be kept for the plan's edits.
+        """
+        ...
+
     def trainable(self, model: nn.Module) -> Iterable[str]:
         """Names (in ``model.named_parameters()``) of the weights that train."""
         ...

@@ -1,0 +1,67 @@
+"""The command line: one verb, one file. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from holdfast.cli import anatomy, bench, demo, evaluate, export, lab, list_, tune
+from holdfast.cli._console import EXIT_CODES, people
+from holdfast.errors import DataError, HoldfastError, MissingExtra, ModelError, RunError, UsageError
+from holdfast.text import safe_text
+
+app = typer.Typer(
+    name="holdfast",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "Teach a language or multimodal model a new skill, and see what it forgot.\n\n"
+        "Start with [bold]holdfast demo[/bold]: about five minutes, nothing to prepare. Then\n"
+        "[bold]holdfast tune MODEL --data FILE --method gate-up --tasks TASKS[/bold] does the same to\n"
+        "a model and data of your own."
+    ),
+    epilog=EXIT_CODES,
+)
+app.command("tune")(tune.command)
+app.command("evaluate")(evaluate.command)
+app.command("anatomy")(anatomy.command)
+app.command("list")(list_.command)
+app.command("export")(export.command)
+app.command("demo")(demo.command)
+app.add_typer(lab.app, name="lab")
+app.add_typer(bench.app, name="bench")
+
+CODES: dict[type[HoldfastError], int] = {
+    UsageError: 2,
+    MissingExtra: 2,
+    DataError: 3,
+    ModelError: 4,
+    RunError: 5,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns its exit code (see the foot of ``holdfast --help``)."""
+    try:
+        result = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except HoldfastError as error:
+        people.print("[bold red]error:[/bold red]", end=" ")
+        people.print(safe_text(str(error), lines=True), markup=False)
+        return next((code for kind, code in CODES.items() if isinstance(error, kind)), 1)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        people.print("interrupted; what was measured is kept. Run the same command to go on.")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,7 @@
+"""``python -m holdfast`` and ``accelerate launch -m holdfast``."""
+
+import sys
+
+from holdfast.cli import main
+
+sys.exit(main())

@@ -1,0 +1,71 @@
+"""How the command line speaks: people on the terminal, machines on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as Bars,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from holdfast.progress import Advance, Progress
+from holdfast.text import safe_text
+
+EXIT_CODES = """\
+Exit codes: 0 done; 1 a defect of ours; 2 the request is wrong; 3 the data; 4 the model;
+5 the run stopped or its folder cannot be used; 130 interrupted."""
+
+people = Console(stderr=True, highlight=False, soft_wrap=False)
+output = Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output. What is not a number is null, never NaN."""
+    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+class TerminalProgress(Progress):
+    """Lines and bars on standard error, so that standard output stays for results."""
+
+    def __init__(self, console: Console = people) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        self.console.print(safe_text(text), markup=False)
+
+    @contextmanager
+    def bar(self, label: str) -> Iterator[Advance]:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Bars(*columns, console=self.console, transient=True) as bars:
+            task = bars.add_task(safe_text(label), total=None)
+
+            def advance(done: int, total: int) -> None:
+                bars.update(task, completed=done, total=total)
+
+            yield advance

@@ -1,0 +1,24 @@
+"""``holdfast export``: a tuned model in a form that others read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli._console import people
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A run, or its model folder.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.", show_default=False)],
+    peft: Annotated[
+        bool, typer.Option("--peft", help="Only the adapter, in PEFT's format.")
+    ] = False,
+) -> None:
+    """Write a tuned model as a full Hugging Face folder, or its adapter in PEFT's format."""
+    from holdfast.models import export
+
+    export(model, out, form="peft" if peft else "huggingface")
+    people.print(f"written: {out}", markup=False)

@@ -1,0 +1,112 @@
+"""``holdfast list``: what there is."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from holdfast.cli._console import output, print_json
+
+
+class Kind(str, Enum):
+    methods = "methods"
+    tasks = "tasks"
+    models = "models"
+    data = "data"
+    scorers = "scorers"
+    families = "families"
+    recipes = "recipes"
+
+
+def command(
+    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
+) -> None:
+    """List methods (with their papers), tasks, models, data, scorers, families or recipes."""
+    rows = ROWS[kind]()
+    if as_json:
+        print_json(rows)
+        return
+    columns = list(rows[0]) if rows else []
+    table = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for row in rows:
+        table.add_row(*(_cell(row[c]) for c in columns))
+    output.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items())
+    return "" if value is None else str(value)
+
+
+def _methods() -> list[dict[str, Any]]:
+    from holdfast.methods import describe
+
+    return [
+        {
+            "name": d.name,
+            "summary": d.summary,
+            "settings": {k: "required" if v is ... else v for k, v in d.settings.items()},
+            "paper": d.paper,
+        }
+        for d in describe()
+    ]
+
+
+def _tasks() -> list[dict[str, Any]]:
+    from holdfast import lab
+
+    return [{"name": n, "summary": s} for n, s in lab.tasks().items()] + [
+        {"name": "FILE.jsonl", "summary": "a file of your own, in any format that tune reads"},
+        {"name": "lm_eval:NAME", "summary": "a task of lm-eval (NAME@FOLDER for local task files)"},
+    ]
+
+
+def _models() -> list[dict[str, Any]]:
+    from holdfast import lab
+
+    return [{"name": n, "summary": s} for n, s in lab.models().items()] + [
+        {"name": "FOLDER", "summary": "a Hugging Face model folder, or a run"},
+        {"name": "ORG/NAME", "summary": "a hub id"},
+    ]
+
+
+def _data() -> list[dict[str, Any]]:
+    from holdfast import lab
+
+    return [{"name": n, "summary": s} for n, s in lab.datasets().items()]
+
+
+def _scorers() -> list[dict[str, Any]]:
+    from holdfast.tasks.scorers import SCORERS
+
+    return [{"name": e.name, "summary": e.summary, "paper": e.paper} for e in SCORERS]
+
+
+def _families() -> list[dict[str, Any]]:
+    from holdfast.anatomy.families import FAMILIES
+
+    return [{"name": n} for n in sorted(FAMILIES)]
+
+
+def _recipes() -> list[dict[str, Any]]:
+    from holdfast.anatomy.recipes import RECIPES
+
+    return [{"name": n, "selector": s} for n, s in RECIPES.items()]
+
+
+ROWS = {
+    Kind.methods: _methods,
+    Kind.tasks: _tasks,
+    Kind.models: _models,
+    Kind.data: _data,
+    Kind.scorers: _scorers,
+    Kind.families: _families,
+    Kind.recipes: _recipes,
+}

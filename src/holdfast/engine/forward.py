@@ -1,0 +1,104 @@
+"""The forward pass: logits at chosen positions only, from the live model or its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def next_labels(labels: Tensor) -> Tensor:
+    """[B, T]: the label of the token that each position predicts; -100 at the last."""
+    shifted = torch.full_like(labels, -100)
+    shifted[:, :-1] = labels[:, 1:]
+    return shifted
+
+
+@contextmanager
+def head_sees(model: nn.Module, positions: Tensor) -> Iterator[None]:
+    """Within, the model's head gets the hidden states at ``positions`` only.
+
+    The model's own forward then returns logits of shape [1, N, V] with whatever it does after
+    the head (soft caps, logit scales), and no logit of another position is ever formed. This
+    is exact: the head works on each position by itself.
+
+    Args:
+        positions: [B, T] bool with N true entries.
+
+    Raises:
+        ModelError: the model has no output head.
+    """
+    get = getattr(model, "get_output_embeddings", None)
+    head = get() if get is not None else None
+    if head is None:
+        raise ModelError(f"{type(model).__name__} has no language-model head to take logits from.")
+
+    def choose(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = inputs[0]
+        assert hidden.shape[:2] == positions.shape, (
+            f"the head got hidden states {tuple(hidden.shape)} for tokens {tuple(positions.shape)}"
+        )
+        return (hidden[positions].unsqueeze(0), *inputs[1:])
+
+    handle = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def logits_at(
+    model: nn.Module,
+    inner: nn.Module,
+    inputs: Mapping[str, Any],
+    positions: Tensor,
+    call: Callable[..., Any] | None = None,
+) -> Tensor:
+    """[N, V] logits at ``positions`` [B, T].
+
+    Args:
+        model: what is called (perhaps wrapped by DDP).
+        inner: the model itself, whose head is hooked.
+        inputs: everything but the labels.
+        call: how to call it; by default ``model(**inputs)``.
+    """
+    with head_sees(inner, positions):
+        outputs = (call or model)(**inputs, use_cache=False)
+    logits: Tensor = outputs.logits[0]
+    return logits
+
+
+class Reference:
+    """A frozen model that shares all weights with the live one but those that move.
+
+    Only the moving weights are kept (4 bytes each in float32), not a second model. The
+    reference runs in evaluation mode (no dropout) and without gradient.
+
+    Args:
+        weights: the moving weights' values in the reference, by their names in the live model.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights = dict(weights)
+
+    def logits(self, inner: nn.Module, inputs: Mapping[str, Any], positions: Tensor) -> Tensor:
+        """[N, V] at ``positions`` [B, T]."""
+
+        def call(**kwargs: Any) -> Any:
+            return torch.func.functional_call(inner, self.weights, (), kwargs)
+
+        was_training = inner.training
+        inner.eval()
+        try:
+            with torch.no_grad():
+                return logits_at(inner, inner, inputs, positions, call)
+        finally:
+            inner.train(was_training)

@@ -1,0 +1,232 @@
+"""The engine: a plan as a mixin over transformers' Trainer and TRL's trainers.
+
+The mixin changes what a plan speaks of and nothing else: which weights train, what is added
+to the loss, what happens around the optimizer step, what is done to the weights at the end.
+Data, precision, devices, callbacks, tracking and checkpoints stay the trainer's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from holdfast.engine.bound import Bound, bind
+from holdfast.engine.forward import logits_at, next_labels
+from holdfast.errors import UsageError
+from holdfast.pieces.terms import CrossEntropy
+from holdfast.plan import Outputs, Plan, TokenTerm, WeightTerm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import Trainer
+
+
+class PlanMixin:
+    """Trains under ``plan``. Use :func:`with_plan` to put it over a trainer class."""
+
+    plan: ClassVar[Plan]
+    gather_loss: ClassVar[bool] = False
+    """Compute the ordinary loss here too, at supervised positions only. A trainer of the user's
+    own keeps its own loss unless the plan adds terms to it."""
+    base_weights: ClassVar[Mapping[str, Tensor] | None] = None
+    """Values at the start of the run of weights that earlier stages changed."""
+    adapter_folder: ClassVar[Path | None] = None
+    """Where an adapter is saved in its own format before it is merged."""
+    bound: Bound
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _no_second_adapter(self.plan, kwargs)
+        super().__init__(*args, **kwargs)
+        self.bound = bind(self.plan, self.model, base=self.base_weights)
+        self.model: nn.Module = self.bound.model
+        self.model_wrapped = self.model
+        token = [t for t in self.plan.learn if isinstance(t, TokenTerm)]
+        weight = [t for t in self.plan.learn if not isinstance(t, TokenTerm)]
+        if token and not any(t.fits for t in token) or self.gather_loss and not token:
+            token.insert(0, CrossEntropy())
+        self.token_terms: list[TokenTerm] = token
+        self.weight_terms: list[WeightTerm] = weight
+        self._counts: list[Tensor] = []
+        self._sums: dict[str, float | Tensor] = {}
+        if self.token_terms:
+            # the loss is already divided by the tokens of the whole optimizer step
+            self.model_accepts_loss_kwargs = True
+        self.add_callback(_AfterStep(self.bound))  # type: ignore[attr-defined]
+
+    # The loss
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
+        """Count each term's positions over the whole optimizer step, over all ranks."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        if self.token_terms and batches:
+            counts = torch.stack(
+                [sum(t.positions(b).sum() for b in batches) for t in self.token_terms]  # type: ignore[misc]
+            ).to(device)
+            if self.args.world_size > 1:  # type: ignore[attr-defined]
+                counts = self.accelerator.reduce(counts, reduction="sum")  # type: ignore[attr-defined]
+            self._counts = list(counts.clamp(min=1))
+        return batches, items
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if return_outputs or not model.training or not self.token_terms:
+            loss = super().compute_loss(  # type: ignore[misc]
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+            return loss if return_outputs or not model.training else loss + self._weight_loss()
+        return self._token_loss(model, inputs) + self._weight_loss()
+
+    def _token_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        labels = inputs["labels"]
+        features = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache")}
+        places = [t.positions(inputs) for t in self.token_terms]
+        union = torch.stack(places).any(0)
+        inner = self.accelerator.unwrap_model(model)  # type: ignore[attr-defined]
+        logits = logits_at(model, inner, features, union)
+        targets = next_labels(labels)
+        total = logits.sum() * 0.0  # keeps the graph when no position was asked for
+        world = self.args.world_size  # type: ignore[attr-defined]
+        counts = self._counts or [p.sum().clamp(min=1) for p in places]
+        references: dict[str, Tensor] = {}
+        for term, place, count in zip(self.token_terms, places, counts, strict=True):
+            inside = place[union]
+            reference = None
+            if term.reference is not None:
+                if term.reference not in references:
+                    at = self.bound.references[term.reference]
+                    references[term.reference] = at.logits(inner, features, union)
+                reference = references[term.reference][inside]
+            rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[place]
+            values = term(Outputs(logits[inside], targets[place], rows, reference))
+            part = values.sum() / count
+            # the backend averages gradients over ranks; the count is already over all of them
+            total = total + term.weight * part * world
+            self._note(term.name, part * world)
+        return total
+
+    def _weight_loss(self) -> Tensor | float:
+        if not self.weight_terms:
+            return 0.0
+        steps = self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
+        parameters, start = self.bound.parameters(), self.bound.references["stage"].weights
+        total: Tensor | float = 0.0
+        for term in self.weight_terms:
+            value = term(parameters, start) / steps
+            self._note(term.name, value)
+            total = total + term.weight * value
+        return total
+
+    def _note(self, name: str, value: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add each term's mean since the last log, unweighted, as ``loss/<term>``."""
+        if "loss" in logs and len(self._sums) > 1:
+            steps = max(1, self.state.global_step - getattr(self, "_noted_at", 0))  # type: ignore[attr-defined]
+            logs |= {f"loss/{n}": round(float(v) / steps, 6) for n, v in self._sums.items()}
+        if "loss" in logs:
+            self._sums.clear()
+            self._noted_at = self.state.global_step  # type: ignore[attr-defined]
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    # The step
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        if self.bound.updates and self.accelerator.sync_gradients:  # type: ignore[attr-defined]
+            parameters = self.bound.parameters()
+            for update in self.bound.updates:
+                update.before_step(parameters)
+        return loss
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own optimizer; parts with another rate get groups of their own."""
+        made = self.optimizer is None  # type: ignore[has-type]
+        optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+        if made and self.bound.scales and hasattr(optimizer, "param_groups"):
+            scale = {id(p): self.bound.scales.get(n, 1.0) for n, p in self.bound.parameters().items()}
+            optimizer.param_groups[:] = _split(optimizer.param_groups, scale)
+        self.optimizer = optimizer
+        return optimizer
+
+    # The end
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, then do to the weights what the plan's ``settle`` says."""
+        output = super().train(*args, **kwargs)  # type: ignore[misc]
+        if self.plan.settle:
+            self.model = self.model_wrapped = self.bound.detach(self.adapter_folder)
+        return output
+
+
+class _AfterStep(TrainerCallback):  # type: ignore[misc]
+    """Updates that act on the weights once the optimizer has moved them."""
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bound.updates:
+            parameters = self.bound.parameters()
+            for update in self.bound.updates:
+                update.after_step(parameters)
+
+
+def _split(groups: Sequence[dict[str, Any]], scale: Mapping[int, float]) -> list[dict[str, Any]]:
+    parts = []
+    for group in groups:
+        for factor in sorted({scale.get(id(p), 1.0) for p in group["params"]}):
+            chosen = [p for p in group["params"] if scale.get(id(p), 1.0) == factor]
+            parts.append({**group, "params": chosen, "lr": group["lr"] * factor})
+    return parts
+
+
+def _no_second_adapter(plan: Plan, kwargs: Mapping[str, Any]) -> None:
+    if kwargs.get("peft_config") is None:
+        return
+    if plan.adapt is not None:
+        raise UsageError(
+            f"the plan '{plan.name}' brings its own adapter, and peft_config brings another; "
+            "leave out peft_config."
+        )
+    raise UsageError(
+        f"peft_config freezes the whole model, and the plan '{plan.name}' says what trains; "
+        "leave out peft_config, or use the method lora with a scope."
+    )
+
+
+def with_plan(trainer: type[Trainer], plan: Plan | str | Sequence[str]) -> type[Trainer]:
+    """A trainer class that trains under a plan.
+
+    Works on transformers' ``Trainer`` and everything made from it (TRL's ``SFTTrainer``);
+    callbacks, ``report_to``, accelerate and DeepSpeed settings keep working, and so does the
+    rest of the user's script.
+
+    Args:
+        trainer: the class to build on.
+        plan: a plan, a method's name with settings, or several to combine.
+
+    Example:
+        >>> from trl import SFTTrainer
+        >>> trainer = holdfast.with_plan(SFTTrainer, "gate-up")(model, args=args, train_dataset=data)
+        >>> trainer.train()
+
+    Raises:
+        UnknownName, PlanConflict: the plan's names do not exist or do not go together.
+        SelectorError: when the trainer is made, if the plan selects nothing in its model.
+    """
+    from holdfast.methods import plan as combine
+
+    if not isinstance(plan, Plan):
+        plan = combine([plan] if isinstance(plan, str) else list(plan))
+    return type(f"{trainer.__name__}WithPlan", (PlanMixin, trainer), {"plan": plan})

@@ -1,0 +1,181 @@
+"""A tuned model on disk: what changed, and the name and hash of its base.
+
+    delta.json            base, hash, dtypes, structure, one line per changed tensor's origin
+    delta.safetensors     the changed tensors, whole, in the dtype in which they were tuned
+    adapters/NN/          adapters of stage NN in PEFT's own format, where a method made any
+
+Loading puts the tensors over the base's: the logits are the tuned model's, to the bit.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import ModelError, RunError
+from holdfast.models.loading import (
+    Loaded,
+    load_config,
+    load_model,
+    load_processor,
+    pick_device,
+    put,
+)
+from holdfast.models.source import DELTA, Source, fetch, fingerprint, resolve
+from holdfast.runs.files import read_json, write_json, writing
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+TENSORS = "delta.safetensors"
+FORMAT = 1
+
+
+def save_delta(
+    folder: Path,
+    model: PreTrainedModel,
+    changed: Iterable[str],
+    *,
+    base: str,
+    base_folder: Path,
+    base_hash: str,
+    structure: Mapping[str, object] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what changed. ``delta.json`` is written last: without it the folder is no model."""
+    import torch
+    from safetensors.torch import save_file
+
+    parameters = dict(model.named_parameters())
+    values = {n: parameters[n].detach().to("cpu").contiguous() for n in sorted(set(changed))}
+    dtypes = {str(p.dtype).removeprefix("torch.") for n, p in parameters.items() if n not in values}
+    with writing(folder / TENSORS) as temporary:
+        try:
+            save_file(values, temporary, metadata={"format": "pt"})
+        except Exception as error:  # safetensors wraps the system's error in its own type
+            if "No space" in str(error) or "os error 28" in str(error):
+                raise OSError(28, "No space left on device") from None
+            raise
+    write_json(
+        folder / DELTA,
+        {
+            "format": FORMAT,
+            "base": base,
+            "base_folder": str(base_folder.resolve()) if not base.startswith("lab:") else None,
+            "base_hash": base_hash,
+            "base_dtype": min(dtypes) if dtypes else str(torch.float32).removeprefix("torch."),
+            "structure": dict(structure) if structure else None,
+            "tensors": len(values),
+            "parameters": sum(v.numel() for v in values.values()),
+            **(facts or {}),
+        },
+    )
+
+
+def read_delta(folder: Path) -> dict[str, Any]:
+    """``delta.json``, checked. Raises :class:`ModelError` if it is not one of ours."""
+    try:
+        facts = read_json(folder / DELTA)
+    except RunError as error:
+        raise ModelError(str(error)) from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT or "base" not in facts:
+        raise ModelError(f"{folder / DELTA} was not written by this version of Holdfast.")
+    return facts
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The changed tensors. Raises :class:`ModelError` if the file is missing or torn."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder / TENSORS} cannot be read: {error}") from None
+
+
+def find_base(facts: Mapping[str, Any]) -> tuple[Source, Path]:
+    """The base that a delta was made on, by name, else at the place where it was then."""
+    try:
+        source = resolve(str(facts["base"]))
+        return source, fetch(source)
+    except (ModelError, ValueError):
+        place = facts.get("base_folder")
+        if place and Path(str(place)).is_dir():
+            source = Source(str(facts["base"]), Path(str(place)))
+            return source, fetch(source)
+        raise
+
+
+def load_delta(source: Source, folder: Path, *, device: str | torch.device | None = None) -> Loaded:
+    """The tuned model in ``folder``. Raises :class:`ModelError` if the base is another one."""
+    import torch
+
+    facts = read_delta(folder)
+    base, base_folder = find_base(facts)
+    found = fingerprint(base_folder)
+    if found != facts["base_hash"]:
+        raise ModelError(
+            f"{folder} holds changes to '{facts['base']}' with hash {str(facts['base_hash'])[:12]}, "
+            f"but the weights in {base_folder} have hash {found[:12]}: this is another model. "
+            "Put the original weights back, or tune again."
+        )
+    model = load_model(base_folder, getattr(torch, str(facts["base_dtype"])))
+    if facts["structure"]:
+        from holdfast.anatomy import anatomy
+        from holdfast.pieces.structures import rebuild
+
+        model = rebuild(model, facts["structure"], anatomy(model))
+    put(model, tensors_of(folder))
+    model.eval().to(pick_device(device))
+    return Loaded(model, load_processor(base_folder), source, folder, found, base.name)
+
+
+def export(name: str, out: Path, *, form: str = "huggingface") -> None:
+    """Write a tuned model for others to use.
+
+    Args:
+        name: a run or a delta folder.
+        out: a new folder.
+        form: ``"huggingface"``: a full model folder, every weight, in the base's dtype.
+            ``"peft"``: the adapters in PEFT's format.
+
+    Raises:
+        ModelError: ``name`` holds no delta, its modules are not the base's own (a mixture
+            has no ordinary folder to be saved in), or it has no adapter.
+    """
+    source = resolve(name)
+    folder = fetch(source)
+    if not (folder / DELTA).exists():
+        raise ModelError(f"{name} is an ordinary model folder already; there is nothing to export.")
+    if out.exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty; choose a new folder.")
+    facts = read_delta(folder)
+    if form == "peft":
+        _export_peft(folder, out)
+        return
+    if facts["structure"]:
+        raise ModelError(
+            f"{name} has modules that no Hugging Face architecture has "
+            f"({facts['structure']['kind']}); load it with holdfast.load."
+        )
+    loaded = load_delta(source, folder, device="cpu")
+    saved_in = getattr(load_config(find_base(facts)[1]), "dtype", None)
+    model = loaded.model.to(saved_in) if saved_in is not None else loaded.model
+    model.save_pretrained(out)
+    loaded.processor.save_pretrained(out)
+
+
+def _export_peft(folder: Path, out: Path) -> None:
+    stages = sorted((folder / "adapters").glob("*")) if (folder / "adapters").is_dir() else []
+    if not stages:
+        raise ModelError(f"{folder} has no adapter: the method did not make one.")
+    if len(stages) == 1:
+        shutil.copytree(stages[0], out, dirs_exist_ok=True)
+        return
+    from holdfast.pieces.lora import concatenate
+
+    concatenate(stages, out)
