@@ -1,0 +1,352 @@
+"""Every model family that Holdfast knows: one row each.
+
+``LAYOUTS`` has a row for each kind of tower (a stack of like blocks), ``COMPOSITES`` one for
+each way of putting towers together. A multimodal model is named by both: the composite says
+where its towers are, the tower's own ``config.model_type`` says which layout it has.
+Leaf names are those of ``transformers`` 5.
+"""
+
+from __future__ import annotations
+
+from holdfast.anatomy.layouts import (
+    Composite,
+    Fused,
+    Layout,
+    Leaf,
+    alternating,
+    attention,
+    bigcode,
+    codegen,
+    experts,
+    falcon,
+    gated,
+    grouped,
+    halves,
+    norms,
+    per_head,
+    plain,
+    thirds,
+)
+
+HEADS = ("lm_head", "embed_out", "score", "classifier", "qa_outputs")
+"""Direct children of a model that turn its last hidden states into scores."""
+
+WRAPPERS = (
+    "",
+    "model",
+    "transformer",
+    "gpt_neox",
+    "decoder",
+    "model.decoder",
+    "vision_model",
+    "text_model",
+    "vit",
+    "deit",
+    "dinov2",
+    "resnet",
+)
+"""Attributes under which the module that holds the blocks may sit in a model with a head."""
+
+_OUTER: dict[str, Leaf] = {"embed_tokens": "embed", "norm": "norm"}
+_GPT_OUTER: dict[str, Leaf] = {"wte": "embed", "wpe": "embed", "ln_f": "norm"}
+_PRE = norms("input_layernorm", "post_attention_layernorm")
+_QKV = attention("self_attn")
+_QK_NORM: dict[str, Leaf] = {"self_attn.q_norm": "norm@q", "self_attn.k_norm": "norm@k"}
+_LLAMA = _QKV | gated("mlp") | _PRE
+_SANDWICH: dict[str, Leaf] = {
+    "input_layernorm": "norm@attn.in",
+    "post_attention_layernorm": "norm@attn.out",
+    "pre_feedforward_layernorm": "norm@mlp.in",
+    "post_feedforward_layernorm": "norm@mlp.out",
+}
+_POST: dict[str, Leaf] = {
+    "post_attention_layernorm": "norm@attn.out",
+    "post_feedforward_layernorm": "norm@mlp.out",
+}
+_MOE = experts("mlp.experts") | {"mlp.gate": "router"}
+_SHARED = gated("mlp.shared_expert") | {"mlp.shared_expert_gate": "router"}
+_GELU_HALVES: dict[str, Leaf] = {"mlp.gate_up_proj": Fused(halves), "mlp.down_proj": "mlp.down"}
+_LN: dict[str, Leaf] = {"ln_1": "norm@attn.in", "ln_2": "norm@mlp.in"}
+_VIT_OUTER: dict[str, Leaf] = {"embeddings.**": "embed", "layernorm": "norm", "pooler.**": "head"}
+_CLIP_BLOCK = (
+    attention("self_attn", "out_proj")
+    | plain("mlp.fc1", "mlp.fc2")
+    | norms("layer_norm1", "layer_norm2")
+)
+_CLIP_OUTER: dict[str, Leaf] = {
+    "embeddings.**": "embed",
+    "pre_layrnorm": "norm@embed",
+    "post_layernorm": "norm",
+    "final_layer_norm": "norm",
+    "head.**": "head",
+}
+_QWEN_VISION = norms("norm1", "norm2") | {"attn.qkv": Fused(thirds), "attn.proj": "attn.o"}
+_QWEN_OUTER: dict[str, Leaf] = {"patch_embed.**": "embed", "pos_embed": "embed"}
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        tuple(
+            "llama mistral ministral ministral3 qwen2 qwen2_vl_text qwen2_5_vl_text gemma granite "
+            "stablelm smollm3 helium olmo seed_oss arcee internlm3 cwm".split()
+        ),
+        ("layers",),
+        _LLAMA
+        | _QK_NORM
+        | {"self_attn.q_layernorm.**": "norm@q", "self_attn.k_layernorm.**": "norm@k"}
+        | plain("mlp.up_proj", "mlp.down_proj"),
+        _OUTER,
+        parallel="use_parallel_residual",
+    ),
+    Layout(("qwen3", "qwen3_vl_text"), ("layers",), _LLAMA | _QK_NORM, _OUTER),
+    Layout(("cohere", "cohere2"), ("layers",), _LLAMA | _QK_NORM, _OUTER, parallel=True),
+    Layout(
+        ("gemma2", "gemma3_text"),
+        ("layers",),
+        _QKV | gated("mlp") | _QK_NORM | _SANDWICH,
+        _OUTER,
+    ),
+    Layout(("olmo2", "olmo3"), ("layers",), _QKV | gated("mlp") | _QK_NORM | _POST, _OUTER),
+    Layout(
+        ("phi3",),
+        ("layers",),
+        _GELU_HALVES | _PRE | {"self_attn.qkv_proj": Fused(grouped), "self_attn.o_proj": "attn.o"},
+        _OUTER,
+    ),
+    Layout(("glm",), ("layers",), _QKV | _GELU_HALVES | _PRE, _OUTER),
+    Layout(
+        ("glm4",),
+        ("layers",),
+        _QKV
+        | _GELU_HALVES
+        | norms("input_layernorm", "post_attention_layernorm")
+        | {"post_self_attn_layernorm": "norm@attn.out", "post_mlp_layernorm": "norm@mlp.out"},
+        _OUTER,
+    ),
+    Layout(
+        ("phi",),
+        ("layers",),
+        attention("self_attn", "dense")
+        | plain("mlp.fc1", "mlp.fc2")
+        | norms("input_layernorm")
+        | {"self_attn.q_layernorm": "norm@q", "self_attn.k_layernorm": "norm@k"},
+        {"embed_tokens": "embed", "final_layernorm": "norm"},
+        parallel=True,
+    ),
+    Layout(
+        ("starcoder2",),
+        ("layers",),
+        _QKV | plain("mlp.c_fc", "mlp.c_proj") | _PRE,
+        _OUTER,
+    ),
+    Layout(
+        ("mixtral", "qwen3_moe", "qwen3_vl_moe_text", "olmoe"),
+        ("layers",),
+        _LLAMA | _QK_NORM | _MOE,
+        _OUTER,
+    ),
+    Layout(("qwen2_moe",), ("layers",), _LLAMA | _MOE | _SHARED, _OUTER),
+    Layout(
+        ("granitemoe",),
+        ("layers",),
+        _QKV | _PRE | experts("block_sparse_moe.experts") | {"block_sparse_moe.router": "router"},
+        _OUTER,
+    ),
+    Layout(
+        ("gpt_oss",),
+        ("layers",),
+        _QKV
+        | _PRE
+        | experts("mlp.experts", alternating)
+        | {"mlp.router": "router", "self_attn.sinks": "sink"},
+        _OUTER,
+    ),
+    Layout(
+        ("gpt2",),
+        ("h",),
+        _LN
+        | {"attn.c_attn": Fused(thirds), "attn.c_proj": "attn.o"}
+        | plain("mlp.c_fc", "mlp.c_proj"),
+        _GPT_OUTER,
+    ),
+    Layout(
+        ("gpt_bigcode",),
+        ("h",),
+        _LN
+        | {"attn.c_attn": Fused(bigcode), "attn.c_proj": "attn.o"}
+        | plain("mlp.c_fc", "mlp.c_proj"),
+        _GPT_OUTER,
+    ),
+    Layout(
+        ("gpt_neo",),
+        ("h",),
+        _LN | attention("attn.attention", "out_proj") | plain("mlp.c_fc", "mlp.c_proj"),
+        _GPT_OUTER,
+    ),
+    Layout(
+        ("gptj",),
+        ("h",),
+        norms("ln_1") | attention("attn", "out_proj") | plain("mlp.fc_in", "mlp.fc_out"),
+        _GPT_OUTER,
+        parallel=True,
+    ),
+    Layout(
+        ("codegen",),
+        ("h",),
+        norms("ln_1")
+        | {"attn.qkv_proj": Fused(codegen), "attn.out_proj": "attn.o"}
+        | plain("mlp.fc_in", "mlp.fc_out"),
+        _GPT_OUTER,
+        parallel=True,
+    ),
+    Layout(
+        ("gpt_neox",),
+        ("layers",),
+        {"attention.query_key_value": Fused(per_head), "attention.dense": "attn.o"}
+        | plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+        | _PRE,
+        {"embed_in": "embed", "final_layer_norm": "norm"},
+        parallel="use_parallel_residual",
+    ),
+    Layout(
+        ("persimmon",),
+        ("layers",),
+        {"self_attn.query_key_value": Fused(per_head), "self_attn.dense": "attn.o"}
+        | {"self_attn.q_layernorm": "norm@q", "self_attn.k_layernorm": "norm@k"}
+        | plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+        | _PRE,
+        {"embed_tokens": "embed", "final_layernorm": "norm"},
+    ),
+    Layout(
+        ("falcon",),
+        ("h",),
+        {"self_attention.query_key_value": Fused(falcon), "self_attention.dense": "attn.o"}
+        | plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+        | _PRE
+        | norms("ln_attn", "ln_mlp"),
+        {"word_embeddings": "embed", "ln_f": "norm"},
+        parallel="parallel_attn",
+    ),
+    Layout(
+        ("bloom",),
+        ("h",),
+        {"self_attention.query_key_value": Fused(per_head), "self_attention.dense": "attn.o"}
+        | plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+        | _PRE,
+        {"word_embeddings": "embed", "word_embeddings_layernorm": "norm@embed", "ln_f": "norm"},
+    ),
+    Layout(
+        ("opt",),
+        ("layers",),
+        attention("self_attn", "out_proj")
+        | plain("fc1", "fc2")
+        | norms("self_attn_layer_norm", "final_layer_norm"),
+        {"embed_tokens": "embed", "embed_positions": "embed", "final_layer_norm": "norm"}
+        | {"project_in": "embed.proj", "project_out": "head.proj"},
+    ),
+    Layout(
+        ("clip_text_model", "siglip_text_model", "siglip2_text_model"),
+        ("encoder.layers",),
+        _CLIP_BLOCK,
+        _CLIP_OUTER,
+    ),
+    Layout(
+        tuple(
+            "clip_vision_model siglip_vision_model siglip2_vision_model "
+            "idefics2_vision idefics3_vision smolvlm_vision".split()
+        ),
+        ("encoder.layers",),
+        _CLIP_BLOCK,
+        _CLIP_OUTER,
+        tower="vision",
+    ),
+    Layout(
+        ("vit", "deit"),
+        ("layers", "encoder.layer"),
+        attention("attention")
+        | plain("mlp.fc1", "mlp.fc2")
+        | {f"attention.attention.{n}": f"attn.{n[0]}" for n in ("query", "key", "value")}
+        | {"attention.output.dense": "attn.o"}
+        | plain("intermediate.dense", "output.dense")
+        | norms("layernorm_before", "layernorm_after"),
+        _VIT_OUTER,
+        tower="vision",
+    ),
+    Layout(
+        ("dinov2", "dinov2_with_registers"),
+        ("encoder.layer",),
+        attention("attention")
+        | plain("mlp.fc1", "mlp.fc2")
+        | {"mlp.weights_in": Fused(halves), "mlp.weights_out": "mlp.down"}
+        | {f"attention.attention.{n}": f"attn.{n[0]}" for n in ("query", "key", "value")}
+        | {"attention.output.dense": "attn.o"}
+        | {"layer_scale1.lambda1": "norm@attn.out", "layer_scale2.lambda1": "norm@mlp.out"}
+        | norms("norm1", "norm2"),
+        _VIT_OUTER,
+        tower="vision",
+    ),
+    Layout(
+        ("internvl_vision",),
+        ("encoder.layer",),
+        attention("attention", "projection_layer")
+        | {"attention.q_norm": "norm@q", "attention.k_norm": "norm@k"}
+        | {"lambda_1": "norm@attn.out", "lambda_2": "norm@mlp.out"}
+        | plain("mlp.fc1", "mlp.fc2")
+        | norms("layernorm_before", "layernorm_after"),
+        _VIT_OUTER,
+        tower="vision",
+    ),
+    Layout(
+        ("pixtral",),
+        ("transformer.layers",),
+        attention("attention") | gated("feed_forward") | norms("attention_norm", "ffn_norm"),
+        {"patch_conv": "embed", "ln_pre": "norm@embed"},
+        tower="vision",
+    ),
+    Layout(
+        ("qwen2_vl_vision", "qwen2_5_vl_vision", "qwen3_vl_vision", "qwen3_vl_moe_vision"),
+        ("blocks",),
+        _QWEN_VISION
+        | gated("mlp")
+        | plain("mlp.fc1", "mlp.fc2")
+        | plain("mlp.linear_fc1", "mlp.linear_fc2"),
+        _QWEN_OUTER,
+        tower="vision",
+        projector=("merger", "deepstack_merger_list"),
+    ),
+    Layout(
+        ("resnet",),
+        ("encoder.stages.*.layers",),
+        {
+            "layer.*.convolution": "conv",
+            "shortcut.convolution": "conv",
+            "layer.*.normalization": "norm",
+            "shortcut.normalization": "norm",
+        },
+        {"embedder.embedder.convolution": "embed", "embedder.embedder.normalization": "norm@embed"},
+        tower="vision",
+    ),
+)
+
+_NEWLINE = {
+    "image_newline": (
+        "newline",
+        "the separator after each row of image patches; no published recipe trains it",
+    )
+}
+
+COMPOSITES: tuple[Composite, ...] = (
+    Composite(("llava", "vipllava", "paligemma", "internvl", "gemma3", "mistral3", "aya_vision")),
+    Composite(("llava_next", "llava_onevision", "llava_next_video"), loose=_NEWLINE),
+    Composite(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), ("visual",), projector=()),
+    Composite(("idefics3", "smolvlm"), ("vision_model",), ("text_model",), ("connector",)),
+    Composite(
+        ("clip", "siglip", "siglip2"),
+        ("vision_model",),
+        ("text_model",),
+        ("visual_projection", "text_projection"),
+        {
+            "logit_scale": ("scale", "the temperature of the contrastive loss"),
+            "logit_bias": ("scale", "the offset of the contrastive loss"),
+        },
+    ),
+)
