@@ -1,0 +1,101 @@
+"""Named methods: each a short function that returns a :class:`holdfast.plan.Plan`.
+
+>>> from holdfast.methods import gate_up, wise_ft
+>>> (gate_up() | wise_ft(alpha=0.5)).name
+'gate-up | wise-ft'
+
+The same in text, as the command line takes it: ``plan(["gate-up", "wise-ft:alpha=0.5"])``.
+Nothing here imports torch: a plan can be made, printed and checked before anything loads.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+
+from holdfast.errors import ConfigError
+from holdfast.methods._registry import METHODS, Described, build, describe, published
+from holdfast.methods._text import parse, split
+from holdfast.methods.lora import lora
+from holdfast.methods.lwf import lwf
+from holdfast.methods.narrow import (
+    down,
+    first_n,
+    full,
+    full_llm,
+    gate_up,
+    last_n,
+    mlp,
+    projector,
+    qkv,
+    sa_proj,
+    sa_proj_gate_up,
+    train,
+    vision,
+    vo,
+)
+from holdfast.methods.two_experts import two_experts
+from holdfast.methods.wise_ft import wise_ft
+from holdfast.plan import Plan
+
+__all__ = [
+    "METHODS",
+    "Described",
+    "describe",
+    "down",
+    "first_n",
+    "full",
+    "full_llm",
+    "gate_up",
+    "last_n",
+    "lora",
+    "lwf",
+    "method",
+    "mlp",
+    "plan",
+    "projector",
+    "published",
+    "qkv",
+    "sa_proj",
+    "sa_proj_gate_up",
+    "train",
+    "two_experts",
+    "vision",
+    "vo",
+    "wise_ft",
+]
+
+
+def method(text: str, **settings: object) -> Plan:
+    """The plan of one method, by name or as text: ``gate-up``, ``lora:rank=8,scope=sa-proj``.
+
+    Args:
+        text: the name, with settings after a colon if any; ``last-4`` is ``last-n:n=4``.
+        settings: further settings as Python values.
+
+    Raises:
+        UnknownName: no such method or setting; the message has the nearest one.
+        ConfigError: a setting has a wrong type or value, is missing, or is given twice.
+    """
+    name, written = parse(text)
+    entry = METHODS[name]
+    twice = written.keys() & settings.keys()
+    if twice:
+        raise ConfigError(f"'{name}' was given the setting '{min(twice)}' twice.")
+    return build(entry, {**written, **settings})
+
+
+def plan(texts: str | Sequence[str]) -> Plan:
+    """Several methods as one plan: ``plan(["mlp", "lwf"])``, or ``plan("mlp | lwf")``.
+
+    Raises:
+        ConfigError: no method is given, or a text cannot be read.
+        PlanConflict: two methods fill the same exclusive slot; the message names both.
+    """
+    given = [texts] if isinstance(texts, str) else list(texts)
+    parts = [part for text in given for part in split(text, "|")]
+    if not parts:
+        known = ", ".join(entry.name for entry in METHODS)
+        raise ConfigError(f"no method was given; there is: {known}")
+    return functools.reduce(operator.or_, (method(part) for part in parts))

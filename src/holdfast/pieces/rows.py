@@ -1,0 +1,51 @@
+"""Train a part of a fused weight: the other rows stay as they were, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class KeepRows:
+    """Keeps the rows of partly selected weights that were not selected.
+
+    Zeroing their gradient is not enough: weight decay moves a weight whose gradient is zero,
+    and so does momentum left from before. So the gradient is zeroed (which also keeps these
+    rows out of the gradient norm), and after the step their values are put back. The values
+    are copied once, before the first step.
+
+    The parameters must be whole on this process: under ZeRO-3 or FSDP, where a process holds
+    a shard, the shapes do not fit the masks, and that is an error and never a wrong mask.
+    """
+
+    masks: Mapping[str, Tensor] = field(repr=False)
+    """Parameter name to a bool tensor that broadcasts to it, True on the rows that may move
+    (:meth:`holdfast.anatomy.Selection.masks`). Parameters that are not here are left alone."""
+    name: str = "keep-rows"
+    _kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _frozen: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def before_step(self, parameters: Mapping[str, Tensor]) -> None:
+        for name, parameter in parameters.items():
+            if name not in self.masks:
+                continue
+            if name not in self._kept:
+                self._remember(name, parameter)
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(self._frozen[name], 0)
+
+    def after_step(self, parameters: Mapping[str, Tensor]) -> None:
+        for name, kept in self._kept.items():
+            weight = parameters[name].detach()
+            weight.masked_scatter_(self._frozen[name].expand_as(weight), kept)
+
+    def _remember(self, name: str, parameter: Tensor) -> None:
+        weight = parameter.detach()
+        frozen = ~self.masks[name].to(weight.device)
+        self._frozen[name] = frozen
+        self._kept[name] = weight[frozen.expand_as(weight)]
