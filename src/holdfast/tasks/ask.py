@@ -1,0 +1,140 @@
+"""Ask a model the questions of tasks, and score what it replies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from holdfast.errors import DataError
+from holdfast.progress import Advance, Progress
+from holdfast.tasks.base import Answer, Example, Task, TaskResult
+from holdfast.tasks.batches import BatchSize
+from holdfast.tasks.generation import generate
+from holdfast.tasks.scorers import DETAILS, SCORERS
+
+
+def evaluate(
+    model: nn.Module,
+    processor: Any,
+    tasks: Sequence[Task],
+    *,
+    batch_size: BatchSize = "auto",
+    limit: int | None = None,
+    progress: Progress | None = None,
+    on_result: Callable[[TaskResult], None] | None = None,
+) -> list[TaskResult]:
+    """The model's answers to every example of every task, scored.
+
+    Args:
+        model: a transformers causal or image-text model, on any device, in any mode.
+        processor: its processor, or its tokenizer.
+        limit: the first so many examples of each task.
+        on_result: called with each task's result as soon as it is there.
+
+    Raises:
+        DataError: a task is empty, has an id twice, or an example cannot be asked.
+        UnknownName: a task names a scorer that does not exist.
+    """
+    tasks = [checked(task) for task in tasks]
+    results = []
+    for task in tasks:
+        examples = list(task.examples if limit is None else task.examples[:limit])
+        began = time.perf_counter()
+        with (progress or Progress()).bar(task.name) as advance:
+            answers = _ask(model, processor, task, examples, batch_size, advance)
+        seconds = time.perf_counter() - began
+        results.append(TaskResult(task.name, tuple(answers), seconds, _meta(task, answers)))
+        if on_result is not None:
+            on_result(results[-1])
+    return results
+
+
+def checked(task: Task) -> Task:
+    """The task itself, if it can be asked and scored.
+
+    Raises:
+        DataError: it has no example, an id twice, an example without a reference, or, when
+            asked by choices, one whose choices repeat, are fewer than two or lack the reference.
+        UnknownName: its scorer does not exist.
+    """
+    if task.ask == "generate":
+        SCORERS[task.scorer]
+    problems = []
+    seen: set[str] = set()
+    for example in task.examples:
+        if example.id in seen:
+            problems.append(f"{example.id}: the id is there twice")
+        seen.add(example.id)
+        if reason := _unfit(task, example):
+            problems.append(f"{example.id}: {reason}")
+    if not seen:
+        problems.append("it has no example")
+    if problems:
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+        shown = "\n  ".join(problems[:10])
+        raise DataError(f"task '{task.name}' cannot be asked:\n  {shown}{more}", problems)
+    return task
+
+
+def _unfit(task: Task, example: Example) -> str | None:
+    if not example.references:
+        return "there is no reference answer"
+    if task.ask == "generate":
+        read = SCORERS[task.scorer].value(example.references[0], example.references).parsed
+        return (
+            None
+            if read is not None
+            else f"the scorer '{task.scorer}' cannot read the reference {example.references[0]!r}"
+        )
+    if len(example.choices) < 2 or len(set(example.choices)) < len(example.choices):
+        return f"the choices {list(example.choices)} are not two or more different texts"
+    if example.references[0] not in example.choices:
+        return f"the reference {example.references[0]!r} is not among {list(example.choices)}"
+    return None
+
+
+def _ask(
+    model: nn.Module,
+    processor: Any,
+    task: Task,
+    examples: Sequence[Example],
+    batch_size: BatchSize,
+    advance: Advance,
+) -> list[Answer]:
+    prompts = [example.prompt for example in examples]
+    if task.ask == "choices":
+        raise NotImplementedError
+    scorer = SCORERS[task.scorer].value
+    replies = generate(
+        model,
+        processor,
+        prompts,
+        max_new_tokens=task.max_new_tokens,
+        batch_size=batch_size,
+        progress=advance,
+    )
+    answers = []
+    for example, reply in zip(examples, replies, strict=True):
+        score = scorer(reply, example.references)
+        answers.append(
+            Answer(
+                task=task.name,
+                id=example.id,
+                reply=reply,
+                references=example.references,
+                score=score.value,
+                parsed=score.parsed,
+                cluster=example.cluster,
+            )
+        )
+    return answers
+
+
+def _meta(task: Task, answers: Sequence[Answer]) -> dict[str, object]:
+    meta: dict[str, object] = {"ask": task.ask, "scorer": task.scorer}
+    if task.ask == "generate" and task.scorer in DETAILS:
+        meta["details"] = dict(DETAILS[task.scorer](answers))
+    return meta

@@ -1,0 +1,126 @@
+"""Ask a model by letting it write: greedy, in batches, with a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from holdfast.data import Encoder, collate
+from holdfast.data.records import Message, Part, Record
+from holdfast.data.render import Refused
+from holdfast.progress import Advance
+from holdfast.tasks.batches import BatchSize, Prompts, asked, device_of, in_batches, to_model
+
+_MARK = "HoldfastEnd7f3"
+
+
+def generate(
+    model: nn.Module,
+    processor: Any,
+    prompts: Sequence[Record],
+    *,
+    max_new_tokens: int,
+    batch_size: BatchSize = "auto",
+    progress: Advance | None = None,
+) -> list[str]:
+    """The model's greedy reply to each prompt, raw text without special tokens.
+
+    Whatever the model's own generation settings say (sampling, penalties), decoding is
+    greedy; it stops at the end-of-sequence and end-of-turn tokens. Prompts are padded on the
+    left, so a reply is the one that the prompt gets in a batch of its own.
+
+    Args:
+        model: a transformers causal or image-text model with ``generate``. Its training
+            mode and generation settings are the same afterwards.
+        processor: its processor, or its tokenizer.
+        prompts: conversations up to the question.
+        batch_size: prompts at a time; halves when memory runs out.
+
+    Raises:
+        DataError: a prompt cannot be encoded, or does not fit in the model's positions.
+        RunError: there is no memory for a batch of one.
+    """
+    encoder = Encoder(processor)
+    encoded = Prompts(encoder, prompts)
+    encoded.check_fit(model, max_new_tokens)
+    stops = stop_ids(model, encoder)
+    pad = encoder.pad_id
+
+    def reply(rows: list[int]) -> list[str]:
+        batch = to_model(collate([encoded[i] for i in rows], pad_id=pad, side="left"), model)
+        width = batch["input_ids"].shape[1]
+        out = model.generate(**batch)  # type: ignore[operator]
+        return [_text(encoder.tokenizer, row[width:].tolist(), stops) for row in out]
+
+    with asked(model), _greedy(model, max_new_tokens, stops, pad):
+        return in_batches(
+            encoded.lengths,
+            reply,
+            batch_size=batch_size,
+            device=device_of(model).type,
+            progress=progress,
+        )
+
+
+def stop_ids(model: nn.Module, encoder: Encoder) -> set[int]:
+    """Tokens that end a reply: the model's, the tokenizer's, and the chat template's.
+
+    The template's is the first special token that it writes behind an assistant turn.
+    """
+    config = getattr(model, "generation_config", None)
+    ends = (getattr(config, "eos_token_id", None), encoder.tokenizer.eos_token_id)
+    return _ids(ends[0]) | _ids(ends[1]) | _turn_end(encoder)
+
+
+def _turn_end(encoder: Encoder) -> set[int]:
+    render, tokenizer = encoder.conversation.render, encoder.tokenizer
+    if not render.has_template:
+        return set()
+    turns = [Message("user", (Part("text", "?"),)), Message("assistant", (Part("text", _MARK),))]
+    try:
+        tail = render(turns).partition(_MARK)[2]
+    except Refused:
+        return set()
+    special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    special |= set(tokenizer.all_special_ids)
+    special.discard(tokenizer.bos_token_id)
+    found = (i for i in tokenizer.encode(tail, add_special_tokens=False) if i in special)
+    return set(list(found)[:1])
+
+
+def _ids(value: Any) -> set[int]:
+    if value is None:
+        return set()
+    return {int(v) for v in value} if isinstance(value, list | tuple | set) else {int(value)}
+
+
+def _text(tokenizer: Any, ids: list[int], stops: set[int]) -> str:
+    end = next((k for k, i in enumerate(ids) if i in stops), len(ids))
+    return str(tokenizer.decode(ids[:end], skip_special_tokens=True))
+
+
+@contextmanager
+def _greedy(model: nn.Module, max_new_tokens: int, stops: set[int], pad: int) -> Iterator[None]:
+    """Plain greedy settings, in the place of the model's own, which ``generate`` would mix in."""
+    from transformers import GenerationConfig
+
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=sorted(stops) or None,
+        pad_token_id=pad,
+    )
+    holders = [m for m in model.modules() if "generation_config" in vars(m)]
+    before = [m.generation_config for m in holders]
+    for module in holders:
+        module.generation_config = settings  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, config in zip(holders, before, strict=True):
+            module.generation_config = config
