@@ -19,6 +19,7 @@ from holdfast.anatomy.layouts import (
     codegen,
     experts,
     falcon,
+    fused,
     gated,
     grouped,
     halves,
@@ -80,15 +81,13 @@ _CLIP_OUTER: dict[str, Leaf] = {
     "final_layer_norm": "norm",
     "head.**": "head",
 }
-_QWEN_VISION = norms("norm1", "norm2") | {"attn.qkv": Fused(thirds), "attn.proj": "attn.o"}
+_QWEN_VISION = norms("norm1", "norm2") | fused("attn.qkv", thirds, "attn.proj")
 _QWEN_OUTER: dict[str, Leaf] = {"patch_embed.**": "embed", "pos_embed": "embed"}
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
-        tuple(
-            "llama mistral ministral ministral3 qwen2 qwen2_vl_text qwen2_5_vl_text gemma granite "
-            "stablelm smollm3 helium olmo seed_oss arcee internlm3 cwm".split()
-        ),
+        "llama mistral ministral ministral3 qwen2 qwen2_vl_text qwen2_5_vl_text gemma granite "
+        "stablelm smollm3 helium olmo seed_oss arcee internlm3 cwm",
         ("layers",),
         _LLAMA
         | _QK_NORM
@@ -97,24 +96,24 @@ LAYOUTS: tuple[Layout, ...] = (
         _OUTER,
         parallel="use_parallel_residual",
     ),
-    Layout(("qwen3", "qwen3_vl_text"), ("layers",), _LLAMA | _QK_NORM, _OUTER),
-    Layout(("cohere", "cohere2"), ("layers",), _LLAMA | _QK_NORM, _OUTER, parallel=True),
+    Layout("qwen3 qwen3_vl_text", ("layers",), _LLAMA | _QK_NORM, _OUTER),
+    Layout("cohere cohere2", ("layers",), _LLAMA | _QK_NORM, _OUTER, parallel=True),
     Layout(
-        ("gemma2", "gemma3_text"),
+        "gemma2 gemma3_text",
         ("layers",),
         _QKV | gated("mlp") | _QK_NORM | _SANDWICH,
         _OUTER,
     ),
-    Layout(("olmo2", "olmo3"), ("layers",), _QKV | gated("mlp") | _QK_NORM | _POST, _OUTER),
+    Layout("olmo2 olmo3", ("layers",), _QKV | gated("mlp") | _QK_NORM | _POST, _OUTER),
     Layout(
-        ("phi3",),
+        "phi3",
         ("layers",),
-        _GELU_HALVES | _PRE | {"self_attn.qkv_proj": Fused(grouped), "self_attn.o_proj": "attn.o"},
+        _GELU_HALVES | _PRE | fused("self_attn.qkv_proj", grouped, "self_attn.o_proj"),
         _OUTER,
     ),
-    Layout(("glm",), ("layers",), _QKV | _GELU_HALVES | _PRE, _OUTER),
+    Layout("glm", ("layers",), _QKV | _GELU_HALVES | _PRE, _OUTER),
     Layout(
-        ("glm4",),
+        "glm4",
         ("layers",),
         _QKV
         | _GELU_HALVES
@@ -123,7 +122,7 @@ LAYOUTS: tuple[Layout, ...] = (
         _OUTER,
     ),
     Layout(
-        ("phi",),
+        "phi",
         ("layers",),
         attention("self_attn", "dense")
         | plain("mlp.fc1", "mlp.fc2")
@@ -133,26 +132,26 @@ LAYOUTS: tuple[Layout, ...] = (
         parallel=True,
     ),
     Layout(
-        ("starcoder2",),
+        "starcoder2",
         ("layers",),
         _QKV | plain("mlp.c_fc", "mlp.c_proj") | _PRE,
         _OUTER,
     ),
     Layout(
-        ("mixtral", "qwen3_moe", "qwen3_vl_moe_text", "olmoe"),
+        "mixtral qwen3_moe qwen3_vl_moe_text olmoe",
         ("layers",),
         _LLAMA | _QK_NORM | _MOE,
         _OUTER,
     ),
-    Layout(("qwen2_moe",), ("layers",), _LLAMA | _MOE | _SHARED, _OUTER),
+    Layout("qwen2_moe", ("layers",), _LLAMA | _MOE | _SHARED, _OUTER),
     Layout(
-        ("granitemoe",),
+        "granitemoe",
         ("layers",),
         _QKV | _PRE | experts("block_sparse_moe.experts") | {"block_sparse_moe.router": "router"},
         _OUTER,
     ),
     Layout(
-        ("gpt_oss",),
+        "gpt_oss",
         ("layers",),
         _QKV
         | _PRE
@@ -161,65 +160,61 @@ LAYOUTS: tuple[Layout, ...] = (
         _OUTER,
     ),
     Layout(
-        ("gpt2",),
+        "gpt2",
         ("h",),
-        _LN
-        | {"attn.c_attn": Fused(thirds), "attn.c_proj": "attn.o"}
-        | plain("mlp.c_fc", "mlp.c_proj"),
+        _LN | fused("attn.c_attn", thirds, "attn.c_proj") | plain("mlp.c_fc", "mlp.c_proj"),
         _GPT_OUTER,
     ),
     Layout(
-        ("gpt_bigcode",),
+        "gpt_bigcode",
         ("h",),
-        _LN
-        | {"attn.c_attn": Fused(bigcode), "attn.c_proj": "attn.o"}
-        | plain("mlp.c_fc", "mlp.c_proj"),
+        _LN | fused("attn.c_attn", bigcode, "attn.c_proj") | plain("mlp.c_fc", "mlp.c_proj"),
         _GPT_OUTER,
     ),
     Layout(
-        ("gpt_neo",),
+        "gpt_neo",
         ("h",),
         _LN | attention("attn.attention", "out_proj") | plain("mlp.c_fc", "mlp.c_proj"),
         _GPT_OUTER,
     ),
     Layout(
-        ("gptj",),
+        "gptj",
         ("h",),
         norms("ln_1") | attention("attn", "out_proj") | plain("mlp.fc_in", "mlp.fc_out"),
         _GPT_OUTER,
         parallel=True,
     ),
     Layout(
-        ("codegen",),
+        "codegen",
         ("h",),
         norms("ln_1")
-        | {"attn.qkv_proj": Fused(codegen), "attn.out_proj": "attn.o"}
+        | fused("attn.qkv_proj", codegen, "attn.out_proj")
         | plain("mlp.fc_in", "mlp.fc_out"),
         _GPT_OUTER,
         parallel=True,
     ),
     Layout(
-        ("gpt_neox",),
+        "gpt_neox",
         ("layers",),
-        {"attention.query_key_value": Fused(per_head), "attention.dense": "attn.o"}
+        fused("attention.query_key_value", per_head, "attention.dense")
         | plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
         | _PRE,
         {"embed_in": "embed", "final_layer_norm": "norm"},
         parallel="use_parallel_residual",
     ),
     Layout(
-        ("persimmon",),
+        "persimmon",
         ("layers",),
-        {"self_attn.query_key_value": Fused(per_head), "self_attn.dense": "attn.o"}
+        fused("self_attn.query_key_value", per_head, "self_attn.dense")
         | {"self_attn.q_layernorm": "norm@q", "self_attn.k_layernorm": "norm@k"}
         | plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
         | _PRE,
         {"embed_tokens": "embed", "final_layernorm": "norm"},
     ),
     Layout(
-        ("falcon",),
+        "falcon",
         ("h",),
-        {"self_attention.query_key_value": Fused(falcon), "self_attention.dense": "attn.o"}
+        fused("self_attention.query_key_value", falcon, "self_attention.dense")
         | plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
         | _PRE
         | norms("ln_attn", "ln_mlp"),
@@ -227,15 +222,15 @@ LAYOUTS: tuple[Layout, ...] = (
         parallel="parallel_attn",
     ),
     Layout(
-        ("bloom",),
+        "bloom",
         ("h",),
-        {"self_attention.query_key_value": Fused(per_head), "self_attention.dense": "attn.o"}
+        fused("self_attention.query_key_value", per_head, "self_attention.dense")
         | plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
         | _PRE,
         {"word_embeddings": "embed", "word_embeddings_layernorm": "norm@embed", "ln_f": "norm"},
     ),
     Layout(
-        ("opt",),
+        "opt",
         ("layers",),
         attention("self_attn", "out_proj")
         | plain("fc1", "fc2")
@@ -244,23 +239,21 @@ LAYOUTS: tuple[Layout, ...] = (
         | {"project_in": "embed.proj", "project_out": "head.proj"},
     ),
     Layout(
-        ("clip_text_model", "siglip_text_model", "siglip2_text_model"),
+        "clip_text_model siglip_text_model siglip2_text_model",
         ("encoder.layers",),
         _CLIP_BLOCK,
         _CLIP_OUTER,
     ),
     Layout(
-        tuple(
-            "clip_vision_model siglip_vision_model siglip2_vision_model "
-            "idefics2_vision idefics3_vision smolvlm_vision".split()
-        ),
+        "clip_vision_model siglip_vision_model siglip2_vision_model "
+        "idefics2_vision idefics3_vision smolvlm_vision",
         ("encoder.layers",),
         _CLIP_BLOCK,
         _CLIP_OUTER,
         tower="vision",
     ),
     Layout(
-        ("vit", "deit"),
+        "vit deit",
         ("layers", "encoder.layer"),
         attention("attention")
         | plain("mlp.fc1", "mlp.fc2")
@@ -272,7 +265,7 @@ LAYOUTS: tuple[Layout, ...] = (
         tower="vision",
     ),
     Layout(
-        ("dinov2", "dinov2_with_registers"),
+        "dinov2 dinov2_with_registers",
         ("encoder.layer",),
         attention("attention")
         | plain("mlp.fc1", "mlp.fc2")
@@ -285,7 +278,7 @@ LAYOUTS: tuple[Layout, ...] = (
         tower="vision",
     ),
     Layout(
-        ("internvl_vision",),
+        "internvl_vision",
         ("encoder.layer",),
         attention("attention", "projection_layer")
         | {"attention.q_norm": "norm@q", "attention.k_norm": "norm@k"}
@@ -296,14 +289,14 @@ LAYOUTS: tuple[Layout, ...] = (
         tower="vision",
     ),
     Layout(
-        ("pixtral",),
+        "pixtral",
         ("transformer.layers",),
         attention("attention") | gated("feed_forward") | norms("attention_norm", "ffn_norm"),
         {"patch_conv": "embed", "ln_pre": "norm@embed"},
         tower="vision",
     ),
     Layout(
-        ("qwen2_vl_vision", "qwen2_5_vl_vision", "qwen3_vl_vision", "qwen3_vl_moe_vision"),
+        "qwen2_vl_vision qwen2_5_vl_vision qwen3_vl_vision qwen3_vl_moe_vision",
         ("blocks",),
         _QWEN_VISION
         | gated("mlp")
@@ -314,7 +307,7 @@ LAYOUTS: tuple[Layout, ...] = (
         projector=("merger", "deepstack_merger_list"),
     ),
     Layout(
-        ("resnet",),
+        "resnet",
         ("encoder.stages.*.layers",),
         {
             "layer.*.convolution": "conv",
@@ -335,12 +328,12 @@ _NEWLINE = {
 }
 
 COMPOSITES: tuple[Composite, ...] = (
-    Composite(("llava", "vipllava", "paligemma", "internvl", "gemma3", "mistral3", "aya_vision")),
-    Composite(("llava_next", "llava_onevision", "llava_next_video"), loose=_NEWLINE),
-    Composite(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), ("visual",), projector=()),
-    Composite(("idefics3", "smolvlm"), ("vision_model",), ("text_model",), ("connector",)),
+    Composite("llava vipllava paligemma internvl gemma3 mistral3 aya_vision"),
+    Composite("llava_next llava_onevision llava_next_video", loose=_NEWLINE),
+    Composite("qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe", ("visual",), projector=()),
+    Composite("idefics3 smolvlm", ("vision_model",), ("text_model",), ("connector",)),
     Composite(
-        ("clip", "siglip", "siglip2"),
+        "clip siglip siglip2",
         ("vision_model",),
         ("text_model",),
         ("visual_projection", "text_projection"),

@@ -35,8 +35,8 @@ class Layout:
     for one component of a path.
     """
 
-    types: tuple[str, ...]
-    """``config.model_type`` of the tower."""
+    names: str
+    """Every ``config.model_type`` of a tower of this kind, with spaces between them."""
     blocks: tuple[str, ...]
     """Where the list of blocks is; the first path that exists is taken."""
     leaf: Mapping[str, Leaf]
@@ -49,6 +49,10 @@ class Layout:
     parallel: str | bool = False
     """Attention and MLP both read the block's input; or the config key that says whether."""
 
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(self.names.split())
+
 
 @dataclass(frozen=True)
 class Composite:
@@ -57,12 +61,17 @@ class Composite:
     Paths are relative to the model, or to its ``model`` attribute.
     """
 
-    types: tuple[str, ...]
+    names: str
+    """Every ``config.model_type`` of a model of this kind, with spaces between them."""
     vision: tuple[str, ...] = ("vision_tower",)
     language: tuple[str, ...] = ("language_model",)
     projector: tuple[str, ...] = ("multi_modal_projector",)
     loose: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Parameters outside of every tower: path to ``(unit, reason)``."""
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(self.names.split())
 
 
 def _head_dim(config: Config) -> int:
@@ -131,6 +140,11 @@ def attention(prefix: str, out: str = "o_proj") -> dict[str, Leaf]:
     """Separate query, key, value and output projections below ``prefix``."""
     names = {"attn.q": "q_proj", "attn.k": "k_proj", "attn.v": "v_proj", "attn.o": out}
     return {f"{prefix}.{name}": unit for unit, name in names.items()}
+
+
+def fused(qkv: str, cut: Cut, out: str) -> dict[str, Leaf]:
+    """One layer ``qkv`` for queries, keys and values, and the output projection ``out``."""
+    return {qkv: Fused(cut), out: "attn.o"}
 
 
 def gated(prefix: str) -> dict[str, Leaf]:

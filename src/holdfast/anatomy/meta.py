@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,11 +90,7 @@ def _classes(config: Any) -> list[Any]:
 
 
 def _lab(name: str) -> str:
-    if find_spec("holdfast.lab") is None:
-        raise ModelError(f"'{printable(name)}': the lab is not installed.")
-    from holdfast import lab
-
-    return str(lab.path(name))
+    return str(importlib.import_module("holdfast.lab").path(name))
 
 
 def _why(name: str, folder: Path, error: Exception) -> str:

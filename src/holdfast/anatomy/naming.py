@@ -120,8 +120,8 @@ def unknown_family(kind: str) -> str:
 
 def _towers(root: nn.Module, family: str, row: Composite | None) -> tuple[TowerPlace, ...]:
     if row is None:
-        layout = _LAYOUT[family]
-        return (_place(root, "", layout.tower, root.config, layout),)
+        only = _LAYOUT[family]
+        return (_place(root, "", only.tower, root.config, only),)
     found = []
     kinds: tuple[tuple[Tower, tuple[str, ...]], ...] = (
         ("vision", row.vision),

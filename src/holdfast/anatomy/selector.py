@@ -206,7 +206,7 @@ class _Parser:
         if rest.startswith("["):
             inside, _, rest = rest[1:].partition("]")
             blocks = self._blocks(inside, at + first.end())
-        tower: Tower = first[0]  # type: ignore[assignment]
+        tower: Tower = first[0]
         if not rest:
             return Path(word, tower, blocks, (), self.optional)
         if not rest.startswith("."):
