@@ -1,0 +1,118 @@
+"""Pre-training the lab's two models again, from a seed.
+
+A plain loop, on purpose: pictures are drawn once, rows of like length go together, the loss
+is read off answers only and every answer counts the same however many tokens it has; AdamW
+(Loshchilov and Hutter, 2019) under a warm-up and a cosine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import UnknownName
+from holdfast.lab.architecture import PATCH, make_model, make_processor
+from holdfast.lab.canvas import SIDE
+from holdfast.lab.catalogue import HELD_OUT, PREFIX
+from holdfast.lab.corpus import batches, texts
+from holdfast.lab.packing import Packed, token_losses
+from holdfast.lab.tokenizer import Codec, train_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STEPS = {"vlm": 2400, "lm": 3000}
+PEAK, WARM_UP, CLIP, DECAY = 2e-3, 100, 1.0, 0.01
+CARD = "lab.json"
+"""The file next to the weights that says which lab model it is and what it was taught."""
+
+Progress = Callable[[int, int, float], None]
+"""Told (step, steps, loss) as the training goes on."""
+
+
+def build(
+    which: str,
+    out: Path,
+    seed: int = 0,
+    *,
+    steps: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Pre-train ``which`` ('vlm' or 'lm') from nothing and save it as a folder.
+
+    The folder holds a model and a processor that transformers loads by itself, and
+    ``lab.json``, which says what the model was taught.
+
+    Raises:
+        UnknownName: ``which`` is neither.
+    """
+    if which not in HELD_OUT:
+        raise UnknownName("lab model", which, HELD_OUT)
+    import torch
+
+    torch.manual_seed(seed)
+    steps = STEPS[which] if steps is None else steps
+    tokenizer = train_tokenizer(texts(which, seed))
+    model = make_model(which, tokenizer)
+    codec = Codec(tokenizer, (SIDE // PATCH) ** 2)
+    for step, loss in pretrain(model, batches(which, codec, seed), steps):
+        if progress is not None:
+            progress(step, steps, loss)
+    return save(which, model, tokenizer, out, seed=seed, steps=steps)
+
+
+def pretrain(model: Any, source: Iterator[list[Packed]], steps: int) -> Iterator[tuple[int, float]]:
+    """Train in place; yields (steps done, mean loss of the step's answers) after each step."""
+    import torch
+
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PEAK, betas=(0.9, 0.98), weight_decay=DECAY, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    for step, groups in enumerate(itertools.islice(source, steps), start=1):
+        answers = sum(int(packed.answer[-1]) + 1 for packed in groups)
+        total = 0.0
+        for packed in groups:
+            loss = _answer_loss(model, packed) / answers
+            torch.autograd.backward(loss)
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        yield step, total
+
+
+def _answer_loss(model: Any, packed: Packed) -> Tensor:
+    """The sum over answers of each answer's mean loss per token."""
+    losses, _ = token_losses(model, packed)
+    share: Tensor = losses / packed.answer.bincount()[packed.answer]
+    return share.sum()
+
+
+def _rate(step: int, steps: int) -> float:
+    """A straight warm-up, then a cosine to zero, as a share of the peak."""
+    warm = min(1.0, (step + 1) / WARM_UP)
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def save(which: str, model: Any, tokenizer: Any, out: Path, *, seed: int, steps: int) -> Path:
+    """Write the folder. Weights are stored as float16 and load as float32 (``config.dtype``)."""
+    import torch
+
+    weights = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
+    model.save_pretrained(out, state_dict=weights)
+    make_processor(which, tokenizer).save_pretrained(out)
+    card = {
+        "model": PREFIX + which,
+        "held_out": [PREFIX + name for name in HELD_OUT[which]],
+        "seed": seed,
+        "steps": steps,
+    }
+    (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    return out
