@@ -1,0 +1,346 @@
+"""Records as model inputs, with labels only where the loss reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from holdfast.data.align import Alignment, Span, align, run_processor, token_spans
+from holdfast.data.images import load_image
+from holdfast.data.problems import shown
+from holdfast.data.records import Record
+from holdfast.data.render import Renderer
+from holdfast.data.spans import Conversation, Rendered, Turns
+from holdfast.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LossOn = Literal["answer", "llava_next_compat", "all"]
+IGNORED = -100
+
+SEQUENCE_KEYS = ("input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids")
+"""Features with one value per token. All others belong to the images."""
+
+STRUCTURE = (
+    ("\n", "<|im_start|>", "<|im_end|>"),
+    ("\n\n", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+)
+"""Tokens that LLaVA-NeXT's training code supervises wherever they stand (ChatML, Llama 3)."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One encoded record, and what there is to count in it."""
+
+    features: dict[str, Tensor]
+    supervised: int
+    """Tokens that the loss reads."""
+    image_tokens: int
+    cut: int
+    """Tokens of text that did not fit into ``max_length``."""
+
+    @property
+    def tokens(self) -> int:
+        return len(self.features["input_ids"])
+
+
+class Encoder:
+    """Turns records into what a model reads.
+
+    Args:
+        processor: a transformers processor (multimodal) or a tokenizer (text).
+        loss_on: ``"answer"`` supervises each assistant turn's content and its end-of-turn
+            token, exactly once. ``"llava_next_compat"`` is the mask of LLaVA-NeXT's released
+            training code, which also supervises the assistant header and every structural
+            token of the whole sequence (its issue 212). ``"all"`` supervises all text.
+        turns: every assistant turn, or only the last.
+        max_length: longer sequences lose text at their end; never part of an image.
+
+    Raises:
+        UsageError: an unknown option, or a processor whose chat template cannot be used.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        loss_on: LossOn = "answer",
+        max_length: int | None = None,
+        turns: Turns = "all",
+    ) -> None:
+        for name, value, known in (
+            ("loss_on", loss_on, get_args(LossOn)),
+            ("turns", turns, get_args(Turns)),
+        ):
+            if value not in known:
+                raise UsageError(f"{name}={value!r} is not known; there is: {', '.join(known)}")
+        if max_length is not None and max_length < 2:
+            raise UsageError(f"max_length={max_length}: at least 2 tokens are needed to learn one")
+        self.processor = processor
+        self.tokenizer: Any = getattr(processor, "tokenizer", None) or processor
+        self.loss_on, self.turns, self.max_length = loss_on, turns, max_length
+        self.conversation = Conversation(Renderer(processor))
+        self.takes_images = getattr(processor, "image_processor", None) is not None
+        self._structure = self._structural_ids() if loss_on == "llava_next_compat" else frozenset()
+        self._adds_bos = self._begins_with_bos()
+
+    @property
+    def pad_id(self) -> int:
+        """The token that batches are padded with; its positions are never read."""
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+    def __call__(self, record: Record) -> dict[str, Tensor]:
+        """Encode a record for training.
+
+        Returns:
+            ``input_ids``, ``attention_mask``, ``labels`` (each [T]; labels not shifted, -100
+            where nothing is learned), other per-token features of the processor ([T]), and the
+            image features in the processor's own shapes.
+
+        Raises:
+            DataError: the record cannot be rendered, its images cannot be read or do not fit,
+                or nothing of it would be supervised.
+        """
+        return self.encode(record).features
+
+    def encode(self, record: Record) -> Encoding:
+        """As calling the encoder, with the counts of what was done."""
+        rendered = self.conversation.whole(record, self.turns)
+        aligned = self._run(rendered.text, record)
+        aligned.set_labels(self._supervised(rendered, aligned, record))
+        images = aligned.image_tokens()
+        cut = aligned.truncate(self.max_length, images, record)
+        supervised = int((aligned.features["labels"][1:] != IGNORED).sum())
+        if not supervised:
+            why = (
+                f"its answer begins behind max_length={self.max_length} "
+                f"(it has {len(aligned.ids)} tokens)"
+                if cut
+                else "it has no assistant turn to learn from"
+            )
+            raise DataError(f"record {shown(record.id)} has no supervised token: {why}")
+        return Encoding(aligned.features, supervised, sum(images), cut)
+
+    def encode_prompt(self, record: Record) -> dict[str, Tensor]:
+        """Encode what the model is asked, up to where its answer begins; without labels.
+
+        Raises:
+            DataError: as when called; also for a prompt longer than ``max_length``, which is
+                refused and not cut, since its end is the question.
+        """
+        aligned = self._run(self.conversation.prompt(record), record)
+        if self.max_length is not None and len(aligned.ids) > self.max_length:
+            raise DataError(
+                f"the prompt of record {shown(record.id)} has {len(aligned.ids)} tokens, "
+                f"max_length is {self.max_length}"
+            )
+        return aligned.features
+
+    def _run(self, text: str, record: Record) -> _Aligned:
+        self._check_images(text, record)
+        special = self._adds_bos and not text.startswith(str(self.tokenizer.bos_token))
+        if self.processor is self.tokenizer:
+            output = self.tokenizer(text, add_special_tokens=special)
+            calls = [(text, output)]
+        else:
+            images = [load_image(image) for image in record.images]
+            try:
+                output, calls = run_processor(
+                    self.processor,
+                    text=[text],
+                    images=[images] if images else None,
+                    add_special_tokens=special,
+                    return_tensors="pt",
+                )
+            except (ValueError, TypeError, IndexError, KeyError) as error:
+                raise DataError(
+                    f"record {shown(record.id)}: the model's processor "
+                    f"({type(self.processor).__name__}) refused it: {error}"
+                ) from error
+        return _Aligned.of(output, calls, self, text, record)
+
+    def _check_images(self, text: str, record: Record) -> None:
+        name = shown(record.id)
+        if record.images and not self.takes_images:
+            raise DataError(
+                f"record {name} has {len(record.images)} image(s), but the model reads text only"
+            )
+        token = self.conversation.render.image_token
+        if not self.takes_images or not token:
+            return
+        places = text.count(token)
+        if places != len(record.images):
+            raise DataError(
+                f"record {name} has {len(record.images)} image(s), but its text has {places} "
+                f"of the model's image placeholder {token!r}: remove the placeholder from the "
+                "text, or use a chat template that places every image"
+            )
+
+    def _supervised(self, rendered: Rendered, aligned: _Aligned, record: Record) -> list[bool]:
+        if self.loss_on == "all":
+            return aligned.covered([(0, len(rendered.text))], record)
+        if self.loss_on == "answer":
+            return aligned.covered(rendered.answers, record)
+        chosen = aligned.covered(rendered.segments, record)
+        images = aligned.image_tokens()
+        return [
+            inside or (token in self._structure and not image)
+            for inside, token, image in zip(chosen, aligned.ids, images, strict=True)
+        ]
+
+    def _structural_ids(self) -> frozenset[int]:
+        vocabulary = self.tokenizer.get_vocab()
+        for names in STRUCTURE:
+            if names[-1] in vocabulary:
+                ids = (self.tokenizer.encode(name, add_special_tokens=False) for name in names)
+                return frozenset(i[0] for i in ids if len(i) == 1)
+        raise UsageError(
+            "loss_on='llava_next_compat' is the mask of LLaVA-NeXT's training code, which exists "
+            "for ChatML (<|im_end|>) and Llama-3 (<|eot_id|>) models; this tokenizer has neither. "
+            "Use loss_on='answer'"
+        )
+
+    def _begins_with_bos(self) -> bool:
+        """Whether the ecosystem lets this tokenizer add its BOS to a rendered conversation.
+
+        A tokenizer's own ``apply_chat_template`` never does; a processor's does, unless the
+        template wrote one; plain text gets whatever the tokenizer adds.
+        """
+        bos = self.tokenizer.bos_token_id
+        if bos is None:
+            return False
+        templated = self.conversation.render.has_template
+        if templated and self.processor is self.tokenizer:
+            return False
+        ids = self.tokenizer("a", add_special_tokens=True)["input_ids"]
+        return bool(ids) and ids[0] == bos
+
+
+class _Aligned:
+    """A processor's output for one text, with the place of every token in that text."""
+
+    def __init__(
+        self,
+        features: dict[str, Tensor],
+        ids: list[int],
+        spans: list[Span],
+        alignment: Alignment,
+    ) -> None:
+        self.features, self.ids, self.spans, self.alignment = features, ids, spans, alignment
+
+    @classmethod
+    def of(
+        cls, output: Any, calls: Sequence[Any], encoder: Encoder, text: str, record: Record
+    ) -> _Aligned:
+        features = {k: _tensor(k, v) for k, v in dict(output).items() if _is_feature(v)}
+        ids: list[int] = features["input_ids"].tolist()
+        features.setdefault("attention_mask", _ones_like(features["input_ids"]))
+        expanded, encoding = calls[-1] if calls else (None, None)
+        if isinstance(expanded, list) and len(expanded) == 1:
+            expanded = expanded[0]
+        if not isinstance(expanded, str):
+            raise _unaligned(encoder, record, "does not tokenize one text at a time")
+        spans = token_spans(encoder.tokenizer, expanded, encoding)
+        if len(spans) != len(ids):
+            raise _unaligned(encoder, record, "changes the tokens after tokenizing")
+        placeholder = encoder.conversation.render.image_token if record.images else None
+        alignment = align(text, expanded, placeholder)
+        if alignment is None:
+            raise _unaligned(encoder, record, "changes the text besides expanding its images")
+        aligned = cls(features, ids, spans, alignment)
+        aligned._drop_added_eos(encoder.tokenizer)
+        return aligned
+
+    def covered(self, ranges: Sequence[Span], record: Record) -> list[bool]:
+        """Which tokens hold a character of ``ranges`` (of the rendered text), images excluded."""
+        wanted: list[Span] = []
+        for start, end in ranges:
+            found = self.alignment.spans(start, end)
+            if found is None:
+                raise DataError(
+                    f"record {shown(record.id)}: the supervised text stands between images "
+                    "and cannot be told from what they were expanded to; put text that "
+                    "differs between the images"
+                )
+            wanted += found
+        inside = _overlaps(self.spans, wanted)
+        images = self.image_tokens()
+        return [a and not b for a, b in zip(inside, images, strict=True)]
+
+    def image_tokens(self) -> list[bool]:
+        """Which tokens stand for an image."""
+        return _overlaps(self.spans, self.alignment.images())
+
+    def set_labels(self, supervised: Sequence[bool]) -> None:
+        import torch
+
+        chosen = zip(self.ids, supervised, strict=True)
+        self.features["labels"] = torch.tensor([t if s else IGNORED for t, s in chosen])
+
+    def truncate(self, length: int | None, images: Sequence[bool], record: Record) -> int:
+        """Cut text from the end down to ``length`` tokens; how many tokens that took away."""
+        if length is None or len(self.ids) <= length:
+            return 0
+        if any(images[length:]):
+            last = max(i for i, image in enumerate(images) if image)
+            raise DataError(
+                f"record {shown(record.id)} has {len(self.ids)} tokens, {sum(images)} of them "
+                f"for {len(record.images)} image(s), which end at token {last + 1}; "
+                f"max_length={length} would cut an image: raise it, or use smaller images"
+            )
+        self._cut(length)
+        return len(self.ids) - length
+
+    def _drop_added_eos(self, tokenizer: Any) -> None:
+        """An EOS that the tokenizer put behind the text on its own ends no turn of ours."""
+        start, end = self.spans[-1] if self.spans else (0, 1)
+        if start == end and self.ids[-1] == tokenizer.eos_token_id:
+            self._cut(len(self.ids) - 1)
+            self.ids, self.spans = self.ids[:-1], self.spans[:-1]
+
+    def _cut(self, length: int) -> None:
+        for key in SEQUENCE_KEYS:
+            if key in self.features:
+                self.features[key] = self.features[key][:length]
+
+
+def _overlaps(spans: Sequence[Span], ranges: Sequence[Span]) -> list[bool]:
+    """For each span (in order of their starts), whether it shares a character with a range."""
+    out, ordered, at = [], sorted(ranges), 0
+    for start, end in spans:
+        while at < len(ordered) and ordered[at][1] <= start:
+            at += 1
+        out.append(start < end and at < len(ordered) and ordered[at][0] < end)
+    return out
+
+
+def _is_feature(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor | list) and len(value) > 0
+
+
+def _tensor(key: str, value: Any) -> Tensor:
+    import torch
+
+    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+    return tensor[0] if key in SEQUENCE_KEYS and tensor.dim() == 2 else tensor
+
+
+def _ones_like(ids: Tensor) -> Tensor:
+    import torch
+
+    return torch.ones_like(ids)
+
+
+def _unaligned(encoder: Encoder, record: Record, what: str) -> DataError:
+    return DataError(
+        f"record {shown(record.id)}: the processor ({type(encoder.processor).__name__}) {what}, "
+        "so the supervised tokens cannot be told; nothing is guessed. Use a processor whose "
+        "chat template and image token follow transformers' conventions"
+    )
