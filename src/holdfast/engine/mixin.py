@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from holdfast.engine.bound import Bound, bind
 from holdfast.engine.forward import logits_at, next_labels
 from holdfast.errors import UsageError
-from holdfast.pieces.terms import CrossEntropy
+from holdfast.pieces.distill import CrossEntropy
 from holdfast.plan import Outputs, Plan, TokenTerm, WeightTerm
 
 if TYPE_CHECKING:

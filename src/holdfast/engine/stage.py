@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from holdfast.config import Train
+from holdfast.engine.bound import Bound
 from holdfast.engine.checkpoints import Seal, latest
 from holdfast.engine.mixin import PlanMixin
 from holdfast.errors import RunError
@@ -119,6 +120,14 @@ class Trained:
     """How many numbers the optimizer moved."""
     seconds: float
     steps: int
+    before: dict[str, Tensor]
+    """Values on the CPU, at the start of the stage, of what it was the first to change; only
+    for a plan that looks back to the base."""
+
+
+def needs_base(plan: Plan) -> bool:
+    """Whether a plan compares with, or goes back to, the model at the start of the run."""
+    return bool(plan.settle) or any(getattr(t, "reference", None) == "base" for t in plan.learn)
 
 
 def train_stage(
@@ -165,6 +174,7 @@ def train_stage(
     trainer.pop_callback(PrinterCallback)
     bound = trainer.bound
     trained, trainable = bound.count, [bound.original.get(n, n) for n in bound.trainable]
+    before = _values(bound, base_weights) if needs_base(plan) else {}
     if arguments.bf16:
         for parameter in bound.parameters().values():
             parameter.data = parameter.data.float()
@@ -178,7 +188,17 @@ def train_stage(
     _restore(settled, dtypes)
     names = {n for n, _ in settled.named_parameters()}
     changed = [n for n in dict.fromkeys([*bound.touched, *trainable]) if n in names]
-    return Trained(settled, changed, trained, time.perf_counter() - began, steps)
+    return Trained(settled, changed, trained, time.perf_counter() - began, steps, before)
+
+
+def _values(bound: Bound, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the stage may change, as it is now, by the names it had before the adapter came."""
+    wanted = {*bound.touched, *(bound.original.get(n, n) for n in bound.trainable)} - set(known)
+    return {
+        original: parameter.detach().to("cpu", copy=True)
+        for name, parameter in bound.model.named_parameters()
+        if (original := bound.original.get(name)) in wanted
+    }
 
 
 def _arguments(
@@ -197,7 +217,7 @@ def _arguments(
         warmup_steps=math.ceil(train.warmup * steps),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
-        gradient_checkpointing=train.gradient_checkpointing,
+        **({"gradient_checkpointing": True} if train.gradient_checkpointing else {}),
         bf16=bf16,
         seed=seed,
         data_seed=seed,

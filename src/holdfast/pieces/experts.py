@@ -26,6 +26,10 @@ class TwoExpertMixture:
     stop_gradient: bool = False
     name: str = "two-experts"
 
+    def touches(self, model: nn.Module, anatomy: Anatomy) -> Iterable[str]:
+        """None: the model's own weights stay as they are."""
+        return ()
+
     def attach(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Replace each MLP and freeze all else; a model that has them already keeps them.
 

@@ -47,6 +47,18 @@ class LoRA:
                 "the same modules in every stage; use stages='merge' or 'keep' with it."
             )
 
+    def touches(self, model: nn.Module, anatomy: Anatomy) -> Iterable[str]:
+        """The weights that ``stages='merge'`` adds its adapter to, or trains in full."""
+        if self.stages != "merge":
+            return
+        from holdfast.pieces.lora_scope import scope
+
+        found = scope(model, anatomy, self.scope)
+        yield from (f"{module}.weight" for module in found.modules)
+        yield from found.parameters
+        if self.also_train:
+            yield from anatomy.select(self.also_train).parameters
+
     def attach(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Wrap ``model`` in PEFT, or continue with the adapters that it carries.
 
@@ -95,7 +107,8 @@ class LoRA:
         if self.stages == "merge":
             merged: nn.Module = model.merge_and_unload()
             return merged
-        model.requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
         return model
 
     def structure(self) -> Mapping[str, object] | None:

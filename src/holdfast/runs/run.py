@@ -7,6 +7,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import quote, unquote
@@ -156,7 +157,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether every stage is trained, scored and published."""
         return (self.path / "finished.json").exists()
+
+    def finish(self) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(self.path / "finished.json", {"at": now})
 
     def provenance(self, facts: Mapping[str, Any]) -> None:
         write_json(self.path / "provenance.json", dict(facts))

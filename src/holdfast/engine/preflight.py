@@ -1,0 +1,158 @@
+"""Everything that can be checked before weights load, and what the run will cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.anatomy import Anatomy, Selection, anatomy, load_meta
+from holdfast.config import RunConfig, Train
+from holdfast.data import Encoder, Survey, survey
+from holdfast.engine.scoring import load_tasks
+from holdfast.engine.skills import Skill, open_skills
+from holdfast.engine.stage import step_count
+from holdfast.errors import ConfigError, UsageError
+from holdfast.methods import plan as combine
+from holdfast.models.loading import load_processor
+from holdfast.models.source import DELTA, Source, fetch, resolve
+from holdfast.plan import Plan
+from holdfast.progress import Progress
+from holdfast.tasks import Task
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run that has been checked and not started."""
+
+    config: RunConfig
+    plan: Plan
+    source: Source
+    base: Source
+    folder: Path
+    """The base's files."""
+    processor: Any
+    skills: list[Skill]
+    surveys: list[Survey]
+    held_out: list[Task]
+    found: Anatomy
+    selection: Selection | None
+    """What trains; None where an adapter decides."""
+    train: Train
+    """With the learning rate filled in."""
+
+    def steps(self) -> list[int]:
+        return [step_count(self.train, len(s.records)) for s in self.skills]
+
+    def facts(self) -> dict[str, Any]:
+        """The dry run as JSON values."""
+        from holdfast.engine.cost import estimate
+
+        return {
+            "model": self.config.model,
+            "base": self.base.name,
+            "plan": self.plan.name,
+            "learning_rate": self.train.learning_rate,
+            "stages": [
+                {
+                    "name": skill.label,
+                    "format": skill.format,
+                    "records": len(skill.records),
+                    "held_back": skill.held_back,
+                    "supervised_tokens": counted.supervised,
+                    "images": counted.images,
+                    "steps": steps,
+                    "test_examples": len(skill.task.examples),
+                }
+                for skill, counted, steps in zip(
+                    self.skills, self.surveys, self.steps(), strict=True
+                )
+            ],
+            "held_out": {t.name: len(t.examples) for t in self.held_out},
+            "selected_parameters": self.selection.count if self.selection else None,
+            "total_parameters": self.found.count,
+            **estimate(self),
+        }
+
+    def table(self) -> Table:
+        """The dry run for the terminal."""
+        from holdfast.report.run import dry_run_table
+
+        return dry_run_table(self.facts())
+
+
+def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflight:
+    """Check a run whole. Nothing is written and no weights load.
+
+    Raises:
+        HoldfastError: whatever is wrong with names, data, selector, model or settings.
+    """
+    progress = progress or Progress()
+    plan = combine(list(config.methods))
+    source = resolve(config.model)
+    folder = fetch(source)
+    base, base_folder = source, folder
+    if (folder / DELTA).exists():
+        from holdfast.models.saving import find_base, read_delta
+
+        facts = read_delta(folder)
+        if facts["structure"]:
+            raise UsageError(
+                f"{config.model} has modules of an earlier method in it "
+                f"({facts['structure']['kind']}); tune its base instead."
+            )
+        base, base_folder = find_base(facts)
+    found = anatomy(load_meta(str(base_folder)))
+    selection = found.select(plan.train) if plan.train is not None else None
+    if selection is None and plan.adapt is None:
+        raise UsageError(
+            f"'{plan.name}' says neither which weights train nor which modules to add; combine it "
+            "with a recipe (--method gate-up), see 'holdfast list methods'."
+        )
+    train = _with_rate(config, plan, progress)
+    processor = load_processor(base_folder)
+    skills = open_skills(config)
+    held_out = load_tasks(config.tasks, model=base.name, limit=config.evaluate.limit)
+    _distinct(skills, held_out)
+    surveys = []
+    for skill in skills:
+        progress.say(f"{skill.label}: {len(skill.records)} records ({skill.format})")
+        encoder = Encoder(processor, loss_on=train.loss_on, max_length=train.max_length)
+        with progress.bar(f"counting tokens of {skill.label}") as advance:
+            surveys.append(survey(skill.records, encoder, progress=advance))
+        counted = surveys[-1]
+        progress.say(f"  supervised tokens: {counted.supervised:,}; images: {counted.images:,}")
+    return Preflight(
+        config, plan, source, base, base_folder, processor, skills, surveys, held_out, found,
+        selection, train,
+    )  # fmt: skip
+
+
+def _with_rate(config: RunConfig, plan: Plan, progress: Progress) -> Train:
+    """The training settings with a learning rate; the method's own where none was given."""
+    if config.train.learning_rate is not None:
+        return config.train
+    if config.model.startswith("lab:"):
+        from holdfast import lab
+
+        rate, why = lab.LEARNING_RATE, "the lab's own"
+    elif plan.learning_rate is not None:
+        rate, why = plan.learning_rate, f"the paper's, for '{plan.name}' and models of billions"
+    else:
+        raise ConfigError(
+            f"'{plan.name}' has no learning rate of its own; give one with --learning-rate."
+        )
+    progress.say(f"learning rate: {rate:g} ({why}; --learning-rate sets another)")
+    return config.train.model_copy(update={"learning_rate": rate})
+
+
+def _distinct(skills: list[Skill], held_out: list[Task]) -> None:
+    both = {s.label for s in skills} & {t.name for t in held_out}
+    if both:
+        raise ConfigError(
+            f"'{min(both)}' is both learned and held out; a task is one or the other. "
+            "Leave it out of --tasks, or give the stage a name of its own."
+        )

@@ -1,0 +1,267 @@
+"""A run: a sequence of stages, everything scored before the first and after each."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.config import RunConfig
+from holdfast.data import Encoder, collate
+from holdfast.engine.examples import Examples
+from holdfast.engine.preflight import Preflight, preflight
+from holdfast.engine.stage import needs_base, train_stage
+from holdfast.models.loading import load_model, pick_device, put
+from holdfast.models.saving import read_delta, save_delta, tensors_of
+from holdfast.models.source import DELTA, fetch, fingerprint
+from holdfast.progress import Progress
+from holdfast.runs import Run
+from holdfast.runs.run import Role
+from holdfast.tasks import Task, TaskResult, evaluate
+
+
+def tune(
+    config: RunConfig, *, progress: Progress | None = None, known: Path | None = None
+) -> Run:
+    """Run a configuration to its end, from wherever an earlier process left it.
+
+    Args:
+        config: what to do.
+        progress: told of stages, steps and scores.
+        known: another run of the same base and tasks, whose scores before the first stage
+            are taken over instead of measured again.
+
+    Returns:
+        The finished run; read its numbers with :func:`holdfast.measures.summarise`.
+
+    Raises:
+        HoldfastError: before any weights load, if a name, a setting, the data, the model or
+            the run's folder is wrong; later, if the run has to stop.
+    """
+    progress = progress or Progress()
+    run = Run.start(config)
+    try:
+        if run.finished:
+            progress.say(f"{run.path} is finished already; its numbers are read back.")
+            return run
+        _Tuning(run, preflight(config, progress=progress), progress, known).go()
+        return run
+    finally:
+        run.unlock()
+
+
+class _Tuning:
+    """One process's work on a run."""
+
+    def __init__(
+        self, run: Run, checked: Preflight, progress: Progress, known: Path | None
+    ) -> None:
+        self.run, self.checked, self.progress, self.known = run, checked, progress, known
+        self.base_hash = fingerprint(checked.folder)
+        self.device = pick_device(None)
+        self.changed: list[str] = []
+        """Names of weights that may differ from the base's."""
+        self.base_weights: dict[str, Tensor] = {}
+        """Their values when the run began (on the CPU)."""
+        self.structure: Mapping[str, object] | None = None
+        self.model: Any = None
+
+    def go(self) -> None:
+        self.run.provenance(self._provenance())
+        done = self._load()
+        if done == 0:
+            self._score(0)
+        for stage in range(1, len(self.checked.skills) + 1):
+            if stage > done:
+                self._train(stage)
+            if stage >= done:
+                self._score(stage)
+        self._publish(len(self.checked.skills))
+
+    # The model, where it was left
+
+    def _load(self) -> int:
+        """Load the model as the last finished stage left it. Returns that stage's number."""
+        checked = self.checked
+        stages = range(len(checked.skills), 0, -1)
+        done = next((s for s in stages if self.run.stage_done(s) is not None), 0)
+        begun = fetch(checked.source)
+        self.progress.say(f"loading {checked.source.name}")
+        self.model = load_model(checked.folder, self._dtype())
+        if (begun / DELTA).exists():
+            self._lay(begun, keep=False)
+        if done:
+            self.progress.say(f"going on after stage {done} of {len(checked.skills)}")
+            self._lay(self.run.stage_folder(done), keep=True)
+        self.model.to(self.device)
+        self.model.eval()
+        return done
+
+    def _dtype(self) -> torch.dtype:
+        from holdfast.models.loading import default_dtype
+
+        if self.checked.train.precision == "fp32":
+            return torch.float32
+        return default_dtype(self.checked.folder, self.device)
+
+    def _lay(self, folder: Path, *, keep: bool) -> None:
+        """Put a delta over the model; ``keep``: remember what was under it as the run's base."""
+        facts, values = read_delta(folder), tensors_of(folder)
+        if keep:
+            here = dict(self.model.named_parameters())
+            if needs_base(self.checked.plan):
+                self.base_weights = {n: here[n].detach().clone() for n in values if n in here}
+        if facts["structure"]:
+            from holdfast.anatomy import anatomy
+            from holdfast.pieces.structures import rebuild
+
+            self.structure = facts["structure"]
+            self.model = rebuild(self.model, facts["structure"], anatomy(self.model))
+        put(self.model, values)
+        self.changed = list(values)
+
+    # A stage
+
+    def _train(self, stage: int) -> None:
+        checked, skill = self.checked, self.checked.skills[stage - 1]
+        folder = self.run.stage_folder(stage)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        kept = {n: v.to(self.device) for n, v in self.base_weights.items()}
+        encoder = Encoder(
+            checked.processor, loss_on=checked.train.loss_on, max_length=checked.train.max_length
+        )
+        title = f"stage {stage} of {len(checked.skills)}: {skill.label}, {checked.plan.name}"
+        self.progress.say(title)
+        with self.progress.bar(title) as advance:
+            trained = train_stage(
+                checked.plan,
+                self.model,
+                Examples(skill.records, encoder),
+                lambda rows: collate(rows, pad_id=encoder.pad_id),
+                checked.train,
+                folder=folder / "checkpoints",
+                seed=self.run.config.seed * 1000 + stage,
+                base_weights=kept,
+                advance=advance,
+                note=lambda row: self.run.measurements.append(
+                    {"kind": "train", "stage": stage, **row}
+                ),
+                adapter_folder=folder / "adapter",
+            )
+        self.model = trained.model.eval()
+        if stage < len(checked.skills):
+            self.base_weights = {**trained.before, **self.base_weights}
+        self.changed = list(dict.fromkeys([*self.changed, *trained.changed]))
+        adapt = checked.plan.adapt
+        self.structure = adapt.structure() if adapt is not None else self.structure
+        self._save(folder, {"trained_parameters": trained.trained})
+        self.run.finish_stage(
+            stage,
+            {
+                "skill": skill.label,
+                "steps": trained.steps,
+                "seconds": round(trained.seconds, 3),
+                "trained_parameters": trained.trained,
+                "changed_parameters": sum(
+                    p.numel() for n, p in self.model.named_parameters() if n in set(self.changed)
+                ),
+            },
+        )
+        self.progress.say(f"  {trained.steps} steps in {trained.seconds:.0f} s")
+
+    def _save(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        save_delta(
+            folder,
+            self.model,
+            self.changed,
+            base=self.checked.base.name,
+            base_folder=self.checked.folder,
+            base_hash=self.base_hash,
+            structure=self.structure,
+            facts=facts,
+        )
+
+    # Scores
+
+    def _score(self, stage: int) -> None:
+        """Ask everything that was not asked yet after this stage."""
+        tasks: list[tuple[Role, Task]] = [("target", s.task) for s in self.checked.skills]
+        tasks += [("held-out", t) for t in self.checked.held_out]
+        have = {r["task"] for r in self.run.scores(stage)}
+        if stage == 0 and self.known is not None:
+            have |= self._take_over(tasks, have)
+        left = {t.name: role for role, t in tasks if t.name not in have}
+        if not left:
+            return
+        label = "before the first stage" if stage == 0 else f"after stage {stage}"
+        evaluate(
+            self.model,
+            self.checked.processor,
+            [t for _, t in tasks if t.name in left],
+            batch_size=self.run.config.evaluate.batch_size,
+            progress=self.progress,
+            on_result=lambda r: self.run.record(stage, left[r.task], r),
+        )
+        rows = self.run.scores(stage)
+        for role in ("target", "held-out"):
+            mine = [r["score"] for r in rows if r["role"] == role]
+            if mine:
+                self.progress.say(f"  {role} mean {label}: {sum(mine) / len(mine):.1f}")
+
+    def _take_over(self, tasks: Sequence[tuple[Role, Task]], have: set[str]) -> set[str]:
+        assert self.known is not None
+        other = Run.read(self.known)
+        scored = {r["task"]: r for r in other.scores(0)}
+        taken = set()
+        for role, task in tasks:
+            if task.name in have or task.name not in scored:
+                continue
+            answers = other.answers(0, task.name)
+            if [a.id for a in answers] != [e.id for e in task.examples]:
+                continue
+            seconds = scored[task.name]["seconds"]
+            self.run.record(0, role, TaskResult(task.name, tuple(answers), seconds))
+            taken.add(task.name)
+        return taken
+
+    # The end
+
+    def _publish(self, last: int) -> None:
+        """The last stage's weights become the run's model; adapters of all stages go along."""
+        out = self.run.model
+        self._save(out, {"stages": [s.label for s in self.checked.skills]})
+        for stage in range(1, last + 1):
+            adapter = self.run.stage_folder(stage) / "adapter"
+            if adapter.is_dir():
+                shutil.copytree(adapter, out / "adapters" / f"{stage:02d}", dirs_exist_ok=True)
+        self.run.finish()
+
+    def _provenance(self) -> dict[str, Any]:
+        checked = self.checked
+        return {
+            "base": checked.base.name,
+            "base_hash": self.base_hash,
+            "plan": checked.plan.name,
+            "learning_rate": checked.train.learning_rate,
+            "data": {s.label: s.format for s in checked.skills},
+            "seed": self.run.config.seed,
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "python": platform.python_version(),
+            "versions": {name: _version(name) for name in PACKAGES},
+        }
+
+
+PACKAGES = ("holdfast", "torch", "transformers", "accelerate", "peft", "safetensors", "numpy")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
