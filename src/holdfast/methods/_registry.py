@@ -128,7 +128,7 @@ def _takes_none(hint: Any) -> bool:
 
 
 def _named(name: str, function: Callable[..., Plan], given: Mapping[str, object]) -> Plan:
-    original = inspect.unwrap(function)
+    original: Callable[..., Plan] = inspect.unwrap(function)
     defaults = _defaults(original)
     changed = {k: v for k, v in given.items() if v != defaults[k]}
     return replace(original(**given), name=spell(name, changed), owners={})

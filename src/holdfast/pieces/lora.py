@@ -100,12 +100,11 @@ class LoRA:
         of merged stages becomes one adapter for the base by
         :func:`holdfast.pieces.lora_history.concatenate`.
         """
-        peft = need("peft", "lora")
-        assert isinstance(model, peft.PeftModel), "attach comes before detach"
+        assert hasattr(model, "merge_and_unload"), "attach comes before detach"
         if folder is not None:
             _save(model, self._current(), folder)
         if self.stages == "merge":
-            merged: nn.Module = model.merge_and_unload()
+            merged: nn.Module = model.merge_and_unload()  # type: ignore[operator]
             return merged
         for parameter in model.parameters():
             parameter.requires_grad_(False)

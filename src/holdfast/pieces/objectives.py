@@ -61,7 +61,7 @@ def kl(
     teacher = teacher.detach()
     if chunk is None or len(student) <= chunk:
         return _kl(student, teacher, temperature, direction)
-    pieces = zip(student.split(chunk), teacher.split(chunk), strict=True)
+    pieces = zip(torch.split(student, chunk), torch.split(teacher, chunk), strict=True)
     return torch.cat([_kl_again(s, t, temperature, direction) for s, t in pieces])
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from holdfast.anatomy import Selection
 
 
 @dataclass(kw_only=True)
@@ -29,6 +31,11 @@ class KeepRows:
     name: str = "keep-rows"
     _kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _frozen: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(cls, selection: Selection, model: nn.Module) -> KeepRows:
+        """The rows that ``selection`` leaves out of the weights it takes in part."""
+        return cls(masks=selection.masks(model))
 
     def before_step(self, parameters: Mapping[str, Tensor]) -> None:
         for name, parameter in parameters.items():
