@@ -1,0 +1,49 @@
+"""Change what a language or multimodal model knows, on purpose and with proof.
+
+    load(name)                     a model and its processor, or a tuned one
+    tune(model, data, method, ...) teach a skill, measure what was learned and lost
+    evaluate(model, tasks)         score a model
+    with_plan(Trainer, method)     the same training inside a script of your own
+    select(model, "gate-up")       the weights that a selector or recipe means
+    export(run, folder)            a tuned model for others to use
+
+Nothing heavy is imported before one of these is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.anatomy import select
+    from holdfast.api import evaluate, tune
+    from holdfast.engine.mixin import with_plan
+    from holdfast.models.loading import load
+    from holdfast.models.saving import export
+    from holdfast.plan import Plan
+    from holdfast.runs import Run
+
+_HOMES = {
+    "Plan": "holdfast.plan",
+    "Run": "holdfast.runs",
+    "evaluate": "holdfast.api",
+    "export": "holdfast.models.saving",
+    "load": "holdfast.models.loading",
+    "select": "holdfast.anatomy",
+    "tune": "holdfast.api",
+    "with_plan": "holdfast.engine.mixin",
+}
+
+__all__ = ["Plan", "Run", "evaluate", "export", "load", "select", "tune", "with_plan"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'holdfast' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,1 @@
+"""Grids of runs: recipes x learning rates x seeds x orders."""
