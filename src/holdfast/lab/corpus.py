@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,10 +22,12 @@ SHARES = {
     "lm": {"copy": 8, "reverse": 16, "alphabet": 8, "compare": 12, "lookup": 16},
 }
 SHARE = 8
-"""Questions per step of each other ability; ``SHARE`` where ``SHARES`` says nothing."""
+"""Questions per step of each ability that is not about scenes, if ``SHARES`` says nothing."""
 BANK = {"scenes": 16000, "lookup": 16000, "letter": 10000, "copy": 12000, "reverse": 12000}
 BANK_SIZE = 6000
 """Distinct questions that are drawn beforehand; ``BANK_SIZE`` where ``BANK`` says nothing."""
+EDGES = (24, 52)
+"""Rows of text are batched apart below, between and above these lengths, in tokens."""
 
 
 def texts(which: str, seed: int) -> Iterator[str]:
@@ -61,10 +64,11 @@ def batches(which: str, codec: Codec, seed: int) -> Iterator[list[Packed]]:
 
 
 def _by_length(rows: list[Row]) -> list[list[Row]]:
-    """Short rows and long rows apart, so that little is padding."""
-    ordered = sorted(rows, key=lambda row: len(row.branches[0][0]))
-    half = (len(ordered) + 1) // 2
-    return [ordered[:half], ordered[half:]]
+    """Rows of a like length together, so that little is padding."""
+    groups: list[list[Row]] = [[] for _ in range(len(EDGES) + 1)]
+    for row in rows:
+        groups[bisect(EDGES, len(row.branches[0][0]))].append(row)
+    return groups
 
 
 def _bank(name: str, codec: Codec, seed: int) -> list[Row]:
