@@ -43,7 +43,7 @@ def watch(tokenizer: Any) -> tuple[Any, list[tuple[Any, Any]]]:
         return encoding
 
     kind = type(tokenizer)
-    watched = object.__new__(type(kind.__name__, (kind,), {"__call__": __call__}))
+    watched: Any = object.__new__(type(kind.__name__, (kind,), {"__call__": __call__}))
     watched.__dict__ = tokenizer.__dict__
     return watched, calls
 

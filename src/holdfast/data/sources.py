@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from holdfast.data.dataset import DataSet, records_of
 from holdfast.data.files import SUFFIXES, file_rows
@@ -43,6 +43,10 @@ def open_source(
             f"{type(source).__name__} is not a data set; give a path, a hub id, lab:NAME, a list "
             "of dicts or a datasets.Dataset"
         )
+    if hasattr(source, "features") and hasattr(source, "column_names"):
+        from holdfast.data.hub import undecoded
+
+        return python_rows(undecoded(source), options, source="<datasets.Dataset>", name="dataset")
     return python_rows(source, options)
 
 
@@ -92,9 +96,18 @@ def read_file(path: Path, options: Options) -> DataSet:
 
 
 def python_rows(
-    rows: Iterable[Any], options: Options, *, source: str = "<rows>", name: str = "rows"
+    rows: Iterable[Any],
+    options: Options,
+    *,
+    source: str = "<rows>",
+    name: str = "rows",
+    base: Path | None = Path(),
 ) -> DataSet:
-    """Rows that are Python values: dicts, or records already."""
+    """Rows that are Python values: dicts, or records already.
+
+    Their image paths start from the working directory and stay inside it, unless ``image_root``
+    says otherwise; rows of a hub data set have no folder, so they have no paths.
+    """
     problems = Problems(source)
     values = list(itertools.islice(iter(rows), options.limit))
     if values and all(isinstance(v, Record) for v in values):
@@ -109,7 +122,7 @@ def python_rows(
         iter(numbered),
         problems,
         prefix=name,
-        locate=Locator(None, options.root),
+        locate=Locator(base, options.root),
         format=options.format,
     )
     problems.raise_if_any()
@@ -119,8 +132,9 @@ def python_rows(
 def _lab(source: str, options: Options) -> DataSet:
     from holdfast import lab
 
-    name, split = source.removeprefix("lab:"), options.split or "train"
-    if split not in ("train", "test"):
-        raise UsageError(f"{source} has the splits train and test, not {split!r}")
+    name = source.removeprefix("lab:")
+    if options.split not in (None, "train", "test"):
+        raise UsageError(f"{source} has the splits train and test, not {options.split!r}")
+    split: Literal["train", "test"] = "test" if options.split == "test" else "train"
     records = lab.records(name, split=split, n=options.limit)
     return DataSet(records, source=source, name=name, format="lab")
