@@ -268,6 +268,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "dinov2 dinov2_with_registers",
         ("encoder.layer",),
         attention("attention")
+        | gated("mlp")
         | plain("mlp.fc1", "mlp.fc2")
         | {"mlp.weights_in": Fused(halves), "mlp.weights_out": "mlp.down"}
         | {f"attention.attention.{n}": f"attn.{n[0]}" for n in ("query", "key", "value")}
