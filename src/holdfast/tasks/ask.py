@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from holdfast.progress import Advance, Progress
 from holdfast.tasks.base import Answer, Example, Task, TaskResult
 from holdfast.tasks.batches import BatchSize
 from holdfast.tasks.generation import generate
+from holdfast.tasks.likelihood import choice_logprobs
 from holdfast.tasks.scorers import DETAILS, SCORERS
 
 
@@ -106,8 +108,16 @@ def _ask(
 ) -> list[Answer]:
     prompts = [example.prompt for example in examples]
     if task.ask == "choices":
-        raise NotImplementedError
-    scorer = SCORERS[task.scorer].value
+        logprobs = choice_logprobs(
+            model,
+            processor,
+            prompts,
+            [example.choices for example in examples],
+            batch_size=batch_size,
+            progress=advance,
+        )
+        pairs = zip(examples, logprobs, strict=True)
+        return [chosen(task, example, values) for example, values in pairs]
     replies = generate(
         model,
         processor,
@@ -116,25 +126,47 @@ def _ask(
         batch_size=batch_size,
         progress=advance,
     )
-    answers = []
-    for example, reply in zip(examples, replies, strict=True):
-        score = scorer(reply, example.references)
-        answers.append(
-            Answer(
-                task=task.name,
-                id=example.id,
-                reply=reply,
-                references=example.references,
-                score=score.value,
-                parsed=score.parsed,
-                cluster=example.cluster,
-            )
-        )
-    return answers
+    return [written(task, e, reply) for e, reply in zip(examples, replies, strict=True)]
+
+
+def written(task: Task, example: Example, reply: str) -> Answer:
+    """A reply in words, scored by the task's scorer."""
+    score = SCORERS[task.scorer].value(reply, example.references)
+    return Answer(
+        task=task.name,
+        id=example.id,
+        reply=reply,
+        references=example.references,
+        score=score.value,
+        parsed=score.parsed,
+        cluster=example.cluster,
+    )
+
+
+def chosen(task: Task, example: Example, logprobs: tuple[float, ...]) -> Answer:
+    """The most likely choice, the first of equals; none if a likelihood is not a number."""
+    values = [
+        p / (len(choice.encode()) if task.length_normalised else 1)
+        for p, choice in zip(logprobs, example.choices, strict=True)
+    ]
+    readable = not any(math.isnan(v) for v in values)
+    reply = example.choices[values.index(max(values))] if readable else ""
+    return Answer(
+        task=task.name,
+        id=example.id,
+        reply=reply,
+        references=example.references,
+        score=float(readable and reply in example.references),
+        parsed=reply if readable else None,
+        cluster=example.cluster,
+        logprobs=logprobs,
+    )
 
 
 def _meta(task: Task, answers: Sequence[Answer]) -> dict[str, object]:
+    if task.ask == "choices":
+        return {"ask": task.ask, "length_normalised": task.length_normalised}
     meta: dict[str, object] = {"ask": task.ask, "scorer": task.scorer}
-    if task.ask == "generate" and task.scorer in DETAILS:
+    if task.scorer in DETAILS:
         meta["details"] = dict(DETAILS[task.scorer](answers))
     return meta

@@ -164,7 +164,9 @@ def to_model(batch: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]
 
 def forward_names(model: nn.Module) -> set[str]:
     """Names of the arguments that the model's forward takes; looks through a PEFT wrapper."""
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = model
+    if hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
     return set(inspect.signature(inner.forward).parameters)
 
 

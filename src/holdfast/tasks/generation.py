@@ -118,7 +118,7 @@ def _greedy(model: nn.Module, max_new_tokens: int, stops: set[int], pad: int) ->
     holders = [m for m in model.modules() if "generation_config" in vars(m)]
     before = [m.generation_config for m in holders]
     for module in holders:
-        module.generation_config = settings  # type: ignore[assignment]
+        module.generation_config = settings
     try:
         yield
     finally:
