@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from holdfast.anatomy import naming, selection
+from holdfast.anatomy import cost, naming, selection
 from holdfast.anatomy.parts import Part
 from holdfast.anatomy.selection import Selection
 
@@ -61,6 +61,18 @@ class Anatomy:
         if text not in self._selections:
             self._selections[text] = selection.select(self.parts, text)
         return self._selections[text]
+
+    def flops_ratio(self, chosen: Selection, load: cost.Load | None = None) -> float:
+        """Training FLOPs left: those of training ``chosen`` over those of training everything.
+
+        Between 1/3 (a forward pass) and 1. ``load`` says how many positions each tower sees;
+        by default one image, if the model reads images, and 256 tokens of text.
+        """
+        return cost.ratio(self, chosen, load)
+
+    def memory(self, chosen: Selection) -> cost.Memory:
+        """Bytes for weights, gradients and optimizer state, without activations."""
+        return cost.memory(self, chosen)
 
     def groups(self, chosen: Iterable[Part] = ()) -> list[Group]:
         """The parts by tower and unit, in the order of the model. ``chosen`` fills ``selected``."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.anatomy.families import COMPOSITES, HEADS, LAYOUTS, WRAPPERS
 from holdfast.anatomy.layouts import Composite, Layout, Leaf
+from holdfast.anatomy.macs import conv_areas, multiply_adds
 from holdfast.anatomy.parts import Part, Rows, Tower
 from holdfast.errors import ModelError, nearest
 
@@ -70,7 +71,18 @@ def name_parts(model: nn.Module) -> tuple[str, tuple[TowerPlace, ...], list[Part
             _role(clean(name, prefix), root, towers, composite) for name in (parameter, *aliases)
         ]
         parts += _cut(parameter, aliases, tensor, roles, root, prefix)
+    if any(p.unit == "conv" for p in parts):
+        parts = _scale_to_area(parts, root, prefix)
     return family, towers, parts
+
+
+def _scale_to_area(parts: list[Part], root: nn.Module, prefix: str) -> list[Part]:
+    """A convolution works at every place of its output, not once for each input pixel."""
+    areas = conv_areas(root)
+    modules = (p.parameter.removeprefix(prefix).rpartition(".")[0] for p in parts)
+    return [
+        replace(p, macs=p.macs * areas.get(m, 1.0)) for p, m in zip(parts, modules, strict=True)
+    ]
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
@@ -320,31 +332,44 @@ def _cut(
 ) -> Iterator[Part]:
     """The parts of one parameter: one, or one for each unit of a fused weight."""
     role = roles[0]
-    bias = bool(re.search(r"(\.|_)bias$", parameter))
+    leaf = parameter.rpartition(".")[2]
+    owner = _owner(root, parameter, prefix)
+    bias = bool(re.search(r"(^|_)bias$", leaf))
+    units = [r.leaf.partition("@") for r in roles if isinstance(r.leaf, str)]
+    unit, _, place = units[0] if units else ("mlp", "", "")
+    also = tuple(dict.fromkeys(u for u, _, _ in units[1:] if u != unit))
+    config = role.place.config if role.place else None
+    costs = [
+        multiply_adds(_owner(root, name, prefix), leaf, tensor, u, config, role.expert)
+        for name, (u, _, _) in zip((parameter, *aliases), units or [(unit, "", "")], strict=False)
+    ]
     part = Part(
         role.tower,
         role.block,
-        "",
+        unit,
         parameter,
         tuple(tensor.shape),
         bias=bias,
         aliases=aliases,
-        also=tuple(
-            {r.leaf: None for r in roles[1:] if isinstance(r.leaf, str) and r.leaf != role.leaf}
-        ),
+        also=also,
+        place=place,
+        macs=max(costs),
         reason=role.reason,
     )
     if isinstance(role.leaf, str):
-        unit, _, place = role.leaf.partition("@")
-        yield replace(part, unit=unit, place=place)
+        yield part
         return
-    assert role.place is not None
-    owner = _module(root, parameter.removeprefix(prefix).rpartition(".")[0])
     dim = _output_dim(owner, tensor, role.expert, bias)
     size = tensor.shape[dim]
-    period, spans = role.leaf.cut(role.place.config, size)
+    period, spans = role.leaf.cut(config, size)
     for unit, start, stop in spans:
-        yield replace(part, unit=unit, rows=Rows(dim, size, start, stop, period))
+        rows = Rows(dim, size, start, stop, period)
+        share = rows.count / size
+        yield replace(part, unit=unit, rows=rows, macs=part.macs * share)
+
+
+def _owner(root: nn.Module, parameter: str, prefix: str) -> nn.Module | None:
+    return _module(root, parameter.removeprefix(prefix).rpartition(".")[0])
 
 
 def _output_dim(owner: nn.Module | None, tensor: Tensor, expert: bool, bias: bool) -> int:
