@@ -72,5 +72,5 @@ def evaluate_model(
 
 
 def _keep(out: Path, result: TaskResult) -> None:
-    lines = (json.dumps(dataclasses.asdict(a), ensure_ascii=False) for a in result.answers)
+    lines = (json.dumps(dataclasses.asdict(a)) for a in result.answers)
     write_text(out / f"{quote(result.task, safe='')}.jsonl", "\n".join(lines) + "\n")

@@ -85,7 +85,7 @@ class Lines:
         self.path = path
 
     def append(self, row: dict[str, Any]) -> None:
-        line = json.dumps(row, ensure_ascii=False) + "\n"
+        line = json.dumps(row) + "\n"
         try:
             self._mend()
             with self.path.open("a", encoding="utf-8") as handle:

@@ -94,7 +94,7 @@ class Run:
         """Keep every answer, then the row about them; a row that is there has its answers."""
         with writing(self._answers(stage, result.task)) as temporary, temporary.open("w") as handle:
             for answer in result.answers:
-                handle.write(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n")
+                handle.write(json.dumps(dataclasses.asdict(answer)) + "\n")
         self.measurements.append(
             {
                 "kind": "score",
@@ -118,7 +118,7 @@ class Run:
         file = self._answers(stage, task)
         if not file.exists():
             raise RunError(f"{self.path} has no answers to '{task}' after stage {stage}.")
-        rows = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+        rows = (json.loads(line) for line in file.read_bytes().splitlines())
         return [
             Answer(**{**r, "references": tuple(r["references"]), "logprobs": tuple(r["logprobs"])})
             for r in rows

@@ -1,0 +1,110 @@
+"""Run directories: appended whole, locked, and never another run's."""
+
+import json
+import os
+
+import pytest
+
+from holdfast.config import resolve
+from holdfast.errors import RunError
+from holdfast.runs import Run
+from holdfast.runs.files import Lines, write_json, writing
+from holdfast.tasks.base import Answer, TaskResult
+
+
+def config(out, **changes):
+    return resolve({"model": "lab:lm", "data": "lab:facts", "methods": "mlp", "out": str(out), **changes})
+
+
+def result(task="lab:facts", score=1.0):
+    answers = (
+        Answer(task, "a", "7", ("7",), score, "7", "c", (-1.0, -2.0)),
+        Answer(task, "b", "\x1b[31mé\u2028", ("8",), 0.0, None),
+    )
+    return TaskResult(task, answers, 1.5)
+
+
+def test_answers_come_back_as_they_were(tmp_path):
+    run = Run.start(config(tmp_path / "r"))
+    run.record(0, "target", result())
+    run.record(0, "held-out", result("odd/name: ../x"))
+    read = Run.read(tmp_path / "r")
+    assert read.config == run.config
+    assert read.answers(0, "lab:facts") == list(result().answers)
+    assert read.answers(0, "odd/name: ../x") == list(result("odd/name: ../x").answers)
+    assert read.tasks("target") == ["lab:facts"]
+    assert [(r["score"], r["unparsed"], r["n"]) for r in read.scores()] == [(50.0, 50.0, 2)] * 2
+    assert sorted(p.name for p in (tmp_path / "r" / "examples").iterdir()) == ["00"]
+
+
+def test_a_line_that_a_kill_cut_off_is_mended(tmp_path):
+    run = Run.start(config(tmp_path / "r"))
+    run.record(0, "target", result())
+    file = tmp_path / "r" / "measurements.jsonl"
+    file.write_bytes(file.read_bytes() + b'{"kind": "sco')
+    assert len(Run.read(tmp_path / "r").scores()) == 1
+    run.record(1, "target", result())
+    assert [r["stage"] for r in run.scores()] == [0, 1]
+
+
+def test_damage_in_the_middle_is_named(tmp_path):
+    lines = Lines(tmp_path / "m.jsonl")
+    (tmp_path / "m.jsonl").write_text('{"a": 1}\n{broken\n{"a": 2}\n')
+    with pytest.raises(RunError, match=r"m\.jsonl, line 2 is damaged"):
+        lines.read()
+
+
+def test_a_second_process_is_refused(tmp_path):
+    first = Run.start(config(tmp_path / "r"))
+    with pytest.raises(RunError, match="another process is working on"):
+        Run.start(config(tmp_path / "r"))
+    first.unlock()
+    Run.start(config(tmp_path / "r")).unlock()
+
+
+def test_another_runs_folder_is_refused_with_the_difference(tmp_path):
+    Run.start(config(tmp_path / "r")).unlock()
+    with pytest.raises(RunError, match=r"another run \(seed: 0 there, 1 now\)"):
+        Run.start(config(tmp_path / "r", seed=1))
+    assert Run.read(tmp_path / "r").config.seed == 0
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="not empty and holds no run"):
+        Run.start(config(tmp_path))
+    with pytest.raises(RunError, match="is a file"):
+        Run.start(config(tmp_path / "thesis.tex"))
+    with pytest.raises(RunError, match=r"there is no run\.yaml"):
+        Run.read(tmp_path)
+
+
+def test_the_same_run_elsewhere_is_the_same_run(tmp_path):
+    Run.start(config(tmp_path / "r")).unlock()
+    os.rename(tmp_path / "r", tmp_path / "s")
+    Run.start(config(tmp_path / "s")).unlock()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ZeroDivisionError), writing(tmp_path / "a.json") as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(RunError, match="the disk is full.*make room"), writing(tmp_path / "a"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(RunError, match="may not be written"), writing(tmp_path / "a"):
+        raise OSError(30, "Read-only file system")
+
+
+def test_stage_notes(tmp_path):
+    run = Run.start(config(tmp_path / "r"))
+    (run.stage_folder(1) / "checkpoints").mkdir(parents=True)
+    assert run.stage_done(1) is None
+    run.finish_stage(1, {"steps": 3})
+    assert run.stage_done(1) == {"steps": 3}
+    assert not (run.stage_folder(1) / "checkpoints").exists()
