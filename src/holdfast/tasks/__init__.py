@@ -9,11 +9,10 @@ from holdfast.tasks.base import Answer, Example, Score, Task, TaskResult
 from holdfast.tasks.scorers import SCORERS
 
 if TYPE_CHECKING:
-    from holdfast.tasks.resolve import load_task
-
     from holdfast.tasks.ask import evaluate
     from holdfast.tasks.generation import generate
     from holdfast.tasks.likelihood import choice_logprobs
+    from holdfast.tasks.resolve import load_task
 
 _LAZY = {
     "choice_logprobs": "holdfast.tasks.likelihood",

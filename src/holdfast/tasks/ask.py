@@ -15,7 +15,7 @@ from holdfast.tasks.base import Answer, Example, Task, TaskResult
 from holdfast.tasks.batches import BatchSize
 from holdfast.tasks.generation import generate
 from holdfast.tasks.likelihood import choice_logprobs
-from holdfast.tasks.scorers import DETAILS, SCORERS
+from holdfast.tasks.scorers import DETAILS, SCORERS, unreadable
 
 
 def evaluate(
@@ -85,12 +85,7 @@ def _unfit(task: Task, example: Example) -> str | None:
     if not example.references:
         return "there is no reference answer"
     if task.ask == "generate":
-        read = SCORERS[task.scorer].value(example.references[0], example.references).parsed
-        return (
-            None
-            if read is not None
-            else f"the scorer '{task.scorer}' cannot read the reference {example.references[0]!r}"
-        )
+        return unreadable(task.scorer, example.references)
     if len(example.choices) < 2 or len(set(example.choices)) < len(example.choices):
         return f"the choices {list(example.choices)} are not two or more different texts"
     if example.references[0] not in example.choices:

@@ -37,6 +37,17 @@ _TRAILING = ".,;:!?。！？"
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
+def unreadable(scorer: str, references: Sequence[str]) -> str | None:
+    """Why ``scorer`` cannot be used with these references, or None: it must read them itself.
+
+    Raises:
+        UnknownName: there is no such scorer.
+    """
+    if SCORERS[scorer].value(references[0], references).parsed is not None:
+        return None
+    return f"the scorer '{scorer}' cannot read the answer {references[0]!r:.80}"
+
+
 def plain(text: str) -> str:
     """One form of the same text: compatibility characters unified, white space collapsed."""
     return " ".join(unicodedata.normalize("NFKC", text).split())
