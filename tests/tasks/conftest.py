@@ -68,20 +68,19 @@ def make_tokenizer(*, chat: bool) -> Any:
 
 def make_llama(vocab: int, seed: int = 0, **extra: Any) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.4,
-        eos_token_id=1,
-        bos_token_id=None,
-        pad_token_id=0,
-        **extra,
-    )
+    settings: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.4,
+        "eos_token_id": 1,
+        "bos_token_id": None,
+        "pad_token_id": 0,
+    }
+    config = LlamaConfig(vocab_size=vocab, **settings | extra)
     return LlamaForCausalLM(config).float()
 
 

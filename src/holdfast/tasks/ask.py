@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from holdfast.progress import Advance, Progress
 from holdfast.tasks.base import Answer, Example, Task, TaskResult
 from holdfast.tasks.batches import BatchSize
 from holdfast.tasks.generation import generate
+from holdfast.tasks.harness import HarnessTask, run_harness
 from holdfast.tasks.likelihood import choice_logprobs
 from holdfast.tasks.scorers import DETAILS, SCORERS, unreadable
 
@@ -43,14 +45,19 @@ def evaluate(
     tasks = [checked(task) for task in tasks]
     results = []
     for task in tasks:
-        examples = list(task.examples if limit is None else task.examples[:limit])
         began = time.perf_counter()
         with (progress or Progress()).bar(task.name) as advance:
-            answers = _ask(model, processor, task, examples, batch_size, advance)
+            if isinstance(task, HarnessTask):
+                found = run_harness(model, processor, task, batch_size=batch_size, limit=limit)
+            else:
+                examples = list(task.examples if limit is None else task.examples[:limit])
+                answers = _ask(model, processor, task, examples, batch_size, advance)
+                found = [TaskResult(task.name, tuple(answers), meta=_meta(task, answers))]
         seconds = time.perf_counter() - began
-        results.append(TaskResult(task.name, tuple(answers), seconds, _meta(task, answers)))
-        if on_result is not None:
-            on_result(results[-1])
+        for result in found:
+            results.append(replace(result, seconds=seconds / len(found)))
+            if on_result is not None:
+                on_result(results[-1])
     return results
 
 
@@ -62,6 +69,8 @@ def checked(task: Task) -> Task:
             asked by choices, one whose choices repeat, are fewer than two or lack the reference.
         UnknownName: its scorer does not exist.
     """
+    if isinstance(task, HarnessTask):
+        return task
     if task.ask == "generate":
         SCORERS[task.scorer]
     problems = []

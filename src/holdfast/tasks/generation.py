@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from holdfast.data import Encoder, collate
 from holdfast.data.records import Message, Part, Record
@@ -46,18 +47,47 @@ def generate(
     encoder = Encoder(processor)
     encoded = Prompts(encoder, prompts)
     encoded.check_fit(model, max_new_tokens)
-    stops = stop_ids(model, encoder)
-    pad = encoder.pad_id
+    return write(
+        model,
+        encoder,
+        encoded.__getitem__,
+        encoded.lengths,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def write(
+    model: nn.Module,
+    encoder: Encoder,
+    prompt: Callable[[int], Mapping[str, Tensor]],
+    lengths: Sequence[int],
+    *,
+    max_new_tokens: int,
+    until: Sequence[str] = (),
+    batch_size: BatchSize = "auto",
+    progress: Advance | None = None,
+) -> list[str]:
+    """:func:`generate` for prompts that are encoded already.
+
+    Args:
+        prompt: gives the encoded i-th prompt, without padding.
+        lengths: its length in tokens, for each i.
+        until: texts that end a reply; they and what follows are not part of it.
+    """
+    tokenizer, stops = encoder.tokenizer, stop_ids(model, encoder)
 
     def reply(rows: list[int]) -> list[str]:
-        batch = to_model(collate([encoded[i] for i in rows], pad_id=pad, side="left"), model)
+        prompts = [prompt(i) for i in rows]
+        batch = to_model(collate(prompts, pad_id=encoder.pad_id, side="left"), model)
         width = batch["input_ids"].shape[1]
-        out = model.generate(**batch)  # type: ignore[operator]
-        return [_text(encoder.tokenizer, row[width:].tolist(), stops) for row in out]
+        out = model.generate(**batch, **_until(tokenizer, width, until))  # type: ignore[operator]
+        return [_text(tokenizer, row[width:].tolist(), stops, until) for row in out]
 
-    with asked(model), _greedy(model, max_new_tokens, stops, pad):
+    with asked(model), _greedy(model, max_new_tokens, stops, encoder.pad_id):
         return in_batches(
-            encoded.lengths,
+            lengths,
             reply,
             batch_size=batch_size,
             device=device_of(model).type,
@@ -97,9 +127,24 @@ def _ids(value: Any) -> set[int]:
     return {int(v) for v in value} if isinstance(value, list | tuple | set) else {int(value)}
 
 
-def _text(tokenizer: Any, ids: list[int], stops: set[int]) -> str:
+def _text(tokenizer: Any, ids: list[int], stops: set[int], until: Sequence[str]) -> str:
     end = next((k for k, i in enumerate(ids) if i in stops), len(ids))
-    return str(tokenizer.decode(ids[:end], skip_special_tokens=True))
+    text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
+    return text[: min((text.find(stop) for stop in until if stop in text), default=len(text))]
+
+
+def _until(tokenizer: Any, width: int, until: Sequence[str]) -> dict[str, Any]:
+    """Lets ``generate`` stop a row as soon as its text holds one of ``until``."""
+    if not until:
+        return {}
+    from transformers import StoppingCriteriaList
+
+    def done(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True)
+        ends = [any(stop in text for stop in until) for text in texts]
+        return torch.tensor(ends, device=ids.device)
+
+    return {"stopping_criteria": StoppingCriteriaList([done])}
 
 
 @contextmanager
