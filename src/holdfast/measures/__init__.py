@@ -40,7 +40,21 @@ _WHERE = {
     "summarise": "summary",
 }
 
-__all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "MEASURES",
+    "AccuracyMatrix",
+    "Estimate",
+    "Point",
+    "Setting",
+    "Summary",
+    "Transition",
+    "bootstrap_change",
+    "bootstrap_mean",
+    "matched_learning",
+    "over_runs",
+    "pareto_front",
+    "summarise",
+]
 
 
 def __getattr__(name: str) -> Any:
