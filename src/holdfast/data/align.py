@@ -22,7 +22,6 @@ class Watched:
     """What a processor's tokenizer was given, and what it made of it."""
 
     text: str
-    ids: list[int]
     spans: list[Span]
     """Characters of ``text`` that each token covers; an empty span for an added BOS or EOS."""
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from holdfast.data.align import Alignment, Span, align, run_processor, token_spans
+from holdfast.data.align import Alignment, Span, Watched, align, run_processor, token_spans
 from holdfast.data.images import load_image
 from holdfast.data.problems import shown
 from holdfast.data.records import Record
 from holdfast.data.render import Renderer
 from holdfast.data.spans import Conversation, Rendered, Turns
+from holdfast.data.suffix import prefix_of, suffix_of, takes_suffix
 from holdfast.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Encoder:
         self.loss_on, self.turns, self.max_length = loss_on, turns, max_length
         self.conversation = Conversation(Renderer(processor))
         self.takes_images = getattr(processor, "image_processor", None) is not None
+        self._suffix = takes_suffix(processor) and not self.conversation.render.has_template
         self._structure = self._structural_ids() if loss_on == "llava_next_compat" else frozenset()
         self._adds_bos = self._begins_with_bos()
 
@@ -110,9 +112,13 @@ class Encoder:
 
     def encode(self, record: Record) -> Encoding:
         """As calling the encoder, with the counts of what was done."""
-        rendered = self.conversation.whole(record, self.turns)
-        aligned = self._run(rendered.text, record)
-        aligned.set_labels(self._supervised(rendered, aligned, record))
+        if self._suffix:
+            aligned, supervised_tokens = self._run_suffix(record)
+        else:
+            rendered = self.conversation.whole(record, self.turns)
+            aligned = self._run(rendered.text, record)
+            supervised_tokens = self._supervised(rendered, aligned, record)
+        aligned.set_labels(supervised_tokens)
         images = aligned.image_tokens()
         cut = aligned.truncate(self.max_length, images, record)
         supervised = int((aligned.features["labels"][1:] != IGNORED).sum())
@@ -133,7 +139,12 @@ class Encoder:
             DataError: as when called; also for a prompt longer than ``max_length``, which is
                 refused and not cut, since its end is the question.
         """
-        aligned = self._run(self.conversation.prompt(record), record)
+        if self._suffix:
+            aligned = self._run(
+                prefix_of(record, self.conversation.render.image_token or ""), record
+            )
+        else:
+            aligned = self._run(self.conversation.prompt(record), record)
         if self.max_length is not None and len(aligned.ids) > self.max_length:
             raise DataError(
                 f"the prompt of record {shown(record.id)} has {len(aligned.ids)} tokens, "
@@ -141,7 +152,17 @@ class Encoder:
             )
         return aligned.features
 
-    def _run(self, text: str, record: Record) -> _Aligned:
+    def _run_suffix(self, record: Record) -> tuple[_Aligned, list[bool]]:
+        """Prefix and suffix through the processor, which marks the suffix with token type 1."""
+        text = prefix_of(record, self.conversation.render.image_token or "")
+        aligned = self._run(text, record, suffix=[suffix_of(record)])
+        types = aligned.features["token_type_ids"].tolist()
+        images = aligned.image_tokens()
+        if self.loss_on == "all":
+            return aligned, [not image for image in images]
+        return aligned, [kind == 1 for kind in types]
+
+    def _run(self, text: str, record: Record, **extra: Any) -> _Aligned:
         self._check_images(text, record)
         special = self._adds_bos and not text.startswith(str(self.tokenizer.bos_token))
         if self.processor is self.tokenizer:
@@ -156,13 +177,14 @@ class Encoder:
                     images=[images] if images else None,
                     add_special_tokens=special,
                     return_tensors="pt",
+                    **extra,
                 )
             except (ValueError, TypeError, IndexError, KeyError) as error:
                 raise DataError(
                     f"record {shown(record.id)}: the model's processor "
                     f"({type(self.processor).__name__}) refused it: {error}"
                 ) from error
-        return _Aligned.of(output, calls, self, text, record)
+        return _Aligned.of(output, calls, self, text)
 
     def _check_images(self, text: str, record: Record) -> None:
         name = shown(record.id)
@@ -222,45 +244,36 @@ class Encoder:
 
 
 class _Aligned:
-    """A processor's output for one text, with the place of every token in that text."""
+    """A processor's output for one text, and which of its tokens stand for what."""
 
     def __init__(
-        self,
-        features: dict[str, Tensor],
-        ids: list[int],
-        spans: list[Span],
-        alignment: Alignment,
+        self, features: dict[str, Tensor], watched: Watched | None, text: str, encoder: Encoder
     ) -> None:
-        self.features, self.ids, self.spans, self.alignment = features, ids, spans, alignment
+        self.features, self.text, self._encoder = features, text, encoder
+        self.ids: list[int] = features["input_ids"].tolist()
+        self._watched = watched
+        self._alignment: Alignment | None = None
+        self._drop_added_eos()
 
     @classmethod
-    def of(
-        cls, output: Any, calls: Sequence[Any], encoder: Encoder, text: str, record: Record
-    ) -> _Aligned:
+    def of(cls, output: Any, calls: Sequence[Any], encoder: Encoder, text: str) -> _Aligned:
         features = {k: _tensor(k, v) for k, v in dict(output).items() if _is_feature(v)}
-        ids: list[int] = features["input_ids"].tolist()
+        features.pop("labels", None)
         features.setdefault("attention_mask", _ones_like(features["input_ids"]))
         expanded, encoding = calls[-1] if calls else (None, None)
         if isinstance(expanded, list) and len(expanded) == 1:
             expanded = expanded[0]
-        if not isinstance(expanded, str):
-            raise _unaligned(encoder, record, "does not tokenize one text at a time")
-        spans = token_spans(encoder.tokenizer, expanded, encoding)
-        if len(spans) != len(ids):
-            raise _unaligned(encoder, record, "changes the tokens after tokenizing")
-        placeholder = encoder.conversation.render.image_token if record.images else None
-        alignment = align(text, expanded, placeholder)
-        if alignment is None:
-            raise _unaligned(encoder, record, "changes the text besides expanding its images")
-        aligned = cls(features, ids, spans, alignment)
-        aligned._drop_added_eos(encoder.tokenizer)
-        return aligned
+        watched = None
+        if isinstance(expanded, str):
+            watched = Watched(expanded, token_spans(encoder.tokenizer, expanded, encoding))
+        return cls(features, watched, text, encoder)
 
     def covered(self, ranges: Sequence[Span], record: Record) -> list[bool]:
         """Which tokens hold a character of ``ranges`` (of the rendered text), images excluded."""
+        watched, alignment = self._aligned(record)
         wanted: list[Span] = []
         for start, end in ranges:
-            found = self.alignment.spans(start, end)
+            found = alignment.spans(start, end)
             if found is None:
                 raise DataError(
                     f"record {shown(record.id)}: the supervised text stands between images "
@@ -268,13 +281,31 @@ class _Aligned:
                     "differs between the images"
                 )
             wanted += found
-        inside = _overlaps(self.spans, wanted)
-        images = self.image_tokens()
+        inside = _overlaps(watched.spans, wanted)
+        images = _overlaps(watched.spans, alignment.images())
         return [a and not b for a, b in zip(inside, images, strict=True)]
 
     def image_tokens(self) -> list[bool]:
         """Which tokens stand for an image."""
-        return _overlaps(self.spans, self.alignment.images())
+        if self._alignment is not None and self._watched is not None:
+            return _overlaps(self._watched.spans, self._alignment.images())
+        token = getattr(self._encoder.processor, "image_token_id", None)
+        return [t == token for t in self.ids]
+
+    def _aligned(self, record: Record) -> tuple[Watched, Alignment]:
+        """Raises:
+        DataError: the processor did something to the text that cannot be followed.
+        """
+        encoder = self._encoder
+        if self._watched is None:
+            raise _unaligned(encoder, record, "does not tokenize one text at a time")
+        if len(self._watched.spans) != len(self.ids):
+            raise _unaligned(encoder, record, "changes the tokens after tokenizing")
+        placeholder = encoder.conversation.render.image_token if record.images else None
+        self._alignment = align(self.text, self._watched.text, placeholder)
+        if self._alignment is None:
+            raise _unaligned(encoder, record, "changes the text besides expanding its images")
+        return self._watched, self._alignment
 
     def set_labels(self, supervised: Sequence[bool]) -> None:
         import torch
@@ -296,12 +327,15 @@ class _Aligned:
         self._cut(length)
         return len(self.ids) - length
 
-    def _drop_added_eos(self, tokenizer: Any) -> None:
+    def _drop_added_eos(self) -> None:
         """An EOS that the tokenizer put behind the text on its own ends no turn of ours."""
-        start, end = self.spans[-1] if self.spans else (0, 1)
-        if start == end and self.ids[-1] == tokenizer.eos_token_id:
+        if self._watched is None or not self.ids or len(self._watched.spans) != len(self.ids):
+            return
+        start, end = self._watched.spans[-1]
+        if start == end and self.ids[-1] == self._encoder.tokenizer.eos_token_id:
             self._cut(len(self.ids) - 1)
-            self.ids, self.spans = self.ids[:-1], self.spans[:-1]
+            self.ids.pop()
+            self._watched.spans.pop()
 
     def _cut(self, length: int) -> None:
         for key in SEQUENCE_KEYS:
