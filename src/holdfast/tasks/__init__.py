@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from holdfast.tasks.generation import generate
     from holdfast.tasks.likelihood import choice_logprobs
     from holdfast.tasks.resolve import load_task
+    from holdfast.tasks.userfile import task_from_records
 
 _LAZY = {
     "choice_logprobs": "holdfast.tasks.likelihood",
     "evaluate": "holdfast.tasks.ask",
     "generate": "holdfast.tasks.generation",
     "load_task": "holdfast.tasks.resolve",
+    "task_from_records": "holdfast.tasks.userfile",
 }
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "evaluate",
     "generate",
     "load_task",
+    "task_from_records",
 ]
 
 

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.data import DataSet, Record, read
+from holdfast.data import Record, read
 from holdfast.data.files import SUFFIXES, file_rows
 from holdfast.data.problems import Problems, data_error, shown
-from holdfast.errors import UsageError
+from holdfast.errors import DataError, UsageError
 from holdfast.tasks.base import Example, Task
 from holdfast.tasks.options import Ask, Value
 from holdfast.tasks.scorers import SCORERS, unreadable
+
+FEWEST_TOKENS, MOST_TOKENS = 16, 256
+"""Bounds of ``max_new_tokens`` where nobody says it."""
 
 OPTIONS: Mapping[str, object] = {
     "scorer": str,
@@ -50,12 +53,44 @@ def file_tasks(
         split=str(split) if split else None,
         format=str(format) if format else None,
     )
-    ask, scorers = _ways(data, options)
+    name = str(options.get("name", data.name))
+    summary = f"{source} ({data.format})"
+    return _tasks(data, options, source=source, places=_Places(source), name=name, summary=summary)
+
+
+def task_from_records(name: str, records: Sequence[Record], **options: Value) -> Task:
+    """One task of records that are in memory, read as the rows of a file are.
+
+    Args:
+        options: as in :data:`OPTIONS`: ``scorer``, ``ask``, ``max_new_tokens``,
+            ``length_normalised``.
+
+    Raises:
+        DataError: a record cannot be asked or scored; an id is there twice.
+        UsageError: the records name several scorers.
+    """
+    places = [f"record {shown(record.id)}" for record in records]
+    tasks = _tasks(records, options, source=name, places=places, name=name, summary="")
+    if len(tasks) > 1:
+        found = ", ".join(task.scorer for task in tasks)
+        raise UsageError(f"the records of '{name}' name several scorers ({found}); choose one")
+    return tasks[0]
+
+
+def _tasks(
+    records: Sequence[Record],
+    options: Mapping[str, Value],
+    *,
+    source: str,
+    places: Sequence[str] | _Places,
+    name: str,
+    summary: str,
+) -> list[Task]:
+    ask, scorers = _ways(records, options)
     problems: list[str] = []
-    places = _Places(source)
     groups: dict[str, list[Example]] = {}
     seen: dict[str, int] = {}
-    for index, record in enumerate(data):
+    for index, record in enumerate(records):
         given = str(record.meta.get("id", record.id))
         example, found = _example(record, given, ask, scorers[index])
         if given in seen:
@@ -65,21 +100,23 @@ def file_tasks(
         groups.setdefault(scorers[index], []).append(example)
     if problems:
         raise data_error(source, problems)
+    if not groups:
+        raise DataError(f"{source} holds no records; a task needs at least one question")
     return [
         Task(
-            name=str(options.get("name", data.name)) + (f"[{scorer}]" if len(groups) > 1 else ""),
+            name=name + (f"[{scorer}]" if len(groups) > 1 else ""),
             examples=tuple(examples),
             ask=ask,
             scorer=scorer,
-            max_new_tokens=_tokens(options),
+            max_new_tokens=_tokens(options, examples),
             length_normalised=bool(options.get("length_normalised", False)),
-            summary=f"{source} ({data.format})",
+            summary=summary,
         )
         for scorer, examples in groups.items()
     ]
 
 
-def _ways(data: DataSet, options: Mapping[str, Value]) -> tuple[Ask, list[str]]:
+def _ways(data: Sequence[Record], options: Mapping[str, Value]) -> tuple[Ask, list[str]]:
     """How the file is asked, and each row's scorer."""
     own = [record.meta.get("scorer") for record in data]
     choices = all(record.meta.get("choices") is not None for record in data)
@@ -95,8 +132,12 @@ def _ways(data: DataSet, options: Mapping[str, Value]) -> tuple[Ask, list[str]]:
     return ask, scorers
 
 
-def _tokens(options: Mapping[str, Value]) -> int:
-    count = int(options.get("max_new_tokens", 16))
+def _tokens(options: Mapping[str, Value], examples: Sequence[Example]) -> int:
+    """As told; else enough for the longest answer, were each of its characters a token."""
+    if "max_new_tokens" not in options:
+        longest = max(len(r) for example in examples for r in example.references)
+        return min(max(longest + 1, FEWEST_TOKENS), MOST_TOKENS)
+    count = int(options["max_new_tokens"])
     if count < 1:
         raise UsageError("max_new_tokens=0: at least one token is needed for an answer")
     return count
