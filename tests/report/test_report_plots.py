@@ -102,6 +102,11 @@ def test_no_two_labels_overlap(name):
     plt.close(figure)
 
 
+def test_a_name_in_any_script_is_drawn_without_a_warning(tmp_path, recwarn):
+    plots.save(plots.learned_and_lost([recipe("数える 🦜", 5, -1)]), tmp_path, "p")
+    assert not list(recwarn)
+
+
 def test_nothing_to_draw_is_said():
     with pytest.raises(UsageError, match="not one recipe"):
         plots.learned_and_lost([])

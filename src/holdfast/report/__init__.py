@@ -9,13 +9,17 @@ if TYPE_CHECKING:
     from holdfast.report.page import write_comparison as write_comparison
     from holdfast.report.page import write_run_report as write_run_report
     from holdfast.report.rows import RecipeRow as RecipeRow
+    from holdfast.report.rows import point_of_run as point_of_run
     from holdfast.report.rows import row_of_run as row_of_run
+    from holdfast.report.rows import row_of_runs as row_of_runs
     from holdfast.report.rows import rows_of_settings as rows_of_settings
     from holdfast.report.tables import verdict as verdict
 
 _WHERE = {
     "RecipeRow": "rows",
+    "point_of_run": "rows",
     "row_of_run": "rows",
+    "row_of_runs": "rows",
     "rows_of_settings": "rows",
     "verdict": "tables",
     "write_comparison": "page",
@@ -24,7 +28,9 @@ _WHERE = {
 
 __all__ = [
     "RecipeRow",
+    "point_of_run",
     "row_of_run",
+    "row_of_runs",
     "rows_of_settings",
     "verdict",
     "write_comparison",

@@ -8,6 +8,7 @@ as they are: no mathematics is read into them.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,7 +167,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         for path in paths:
             kind = path.suffix[1:]
             bare = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-            with writing(path) as temporary:
+            with writing(path) as temporary, warnings.catch_warnings():
+                # A name in a script that the font lacks is drawn as boxes; the tables have it.
+                warnings.filterwarnings("ignore", message="Glyph .* missing from")
                 figure.savefig(temporary, format=kind, dpi=160, metadata=bare)
         pyplot.close(figure)
     return paths

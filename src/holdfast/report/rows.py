@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.measures.interval import Estimate, finite
+from holdfast.errors import UsageError
+from holdfast.measures.interval import Estimate, finite, over_runs
 from holdfast.measures.matrix import AccuracyMatrix
-from holdfast.measures.pareto import Setting
-from holdfast.measures.summary import Summary
+from holdfast.measures.pareto import Point, Setting
+from holdfast.measures.summary import Summary, over_seeds
+from holdfast.report.text import plain
 
 UNKNOWN = Estimate(math.nan)
 
@@ -80,6 +82,69 @@ def row_of_run(
         forgetting_total=summary.measures["held_out_forgetting_total"],
         curve=tuple(matrix.held_out_means()),
         stages=stage_names(matrix),
+    )
+
+
+def row_of_runs(
+    recipe: str,
+    summaries: Sequence[Summary],
+    *,
+    trained: int | None = None,
+    share: float = math.nan,
+    seconds: float = math.nan,
+    lr: float = math.nan,
+) -> RecipeRow:
+    """The row of one recipe over several runs (seeds, orders); its intervals are over runs.
+
+    The curve is the mean over the runs, stage by stage; where their orders differ, the stages
+    are only numbered. Raises :class:`UsageError` if there is no run or their lengths differ.
+    """
+    if len({s.stages for s in summaries}) != 1:
+        raise UsageError(
+            f"the runs of '{plain(recipe)}' have {sorted({s.stages for s in summaries})} stages; "
+            "a mean needs at least one run, and runs of one length."
+        )
+    found = over_seeds(summaries)
+    orders = {stage_names(s.matrix()) for s in summaries}
+    numbered = tuple(f"stage {k + 1}" for k in range(summaries[0].stages))
+    curves = zip(*(s.matrix().held_out_means() for s in summaries), strict=True)
+    return RecipeRow(
+        recipe=recipe,
+        learned=found["target_learning"],
+        forgetting=found["held_out_forgetting"],
+        trained=trained,
+        share=share,
+        seconds=seconds,
+        lr=lr,
+        learned_total=found["target_learning_total"],
+        forgetting_total=found["held_out_forgetting_total"],
+        curve=tuple(over_runs(values).value for values in curves),
+        stages=orders.pop() if len(orders) == 1 else numbered,
+    )
+
+
+def point_of_run(
+    recipe: str,
+    summary: Summary,
+    *,
+    lr: float,
+    seed: int,
+    order: str = "",
+    trained: int | None = None,
+    share: float = math.nan,
+    seconds: float = math.nan,
+) -> Point:
+    """One run's place in the learning-forgetting plane: TL and HF."""
+    return Point(
+        recipe=recipe,
+        lr=lr,
+        seed=seed,
+        learning=summary.measures["target_learning"].value,
+        forgetting=summary.measures["held_out_forgetting"].value,
+        seconds=seconds,
+        trained=trained,
+        share=share,
+        order=order,
     )
 
 
