@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from holdfast.anatomy import cost, naming, selection
+from holdfast.anatomy.flow import Load
 from holdfast.anatomy.parts import Part
 from holdfast.anatomy.selection import Selection
 
@@ -48,6 +49,19 @@ class Anatomy:
         """Weights that the table has no role for. They move only if a selector covers them."""
         return tuple(p for p in self.parts if p.unit == "other")
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what a user should know: weights without a role, loose ones."""
+        loose = [p for p in self.parts if p.reason]
+        by_reason: dict[str, list[Part]] = {}
+        for p in loose:
+            by_reason.setdefault(p.reason, []).append(p)
+        return tuple(
+            f"{len(parts)} {parts[0].tower}.{parts[0].unit} ({parts[0].parameter}"
+            f"{', ...' if len(parts) > 1 else ''}): {reason}."
+            for reason, parts in by_reason.items()
+        )
+
     @cached_property
     def _selections(self) -> dict[str, Selection]:
         return {}
@@ -62,7 +76,7 @@ class Anatomy:
             self._selections[text] = selection.select(self.parts, text)
         return self._selections[text]
 
-    def flops_ratio(self, chosen: Selection, load: cost.Load | None = None) -> float:
+    def flops_ratio(self, chosen: Selection, load: Load | None = None) -> float:
         """Training FLOPs left: those of training ``chosen`` over those of training everything.
 
         Between 1/3 (a forward pass) and 1. ``load`` says how many positions each tower sees;

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from holdfast.anatomy.core import Anatomy
     from holdfast.anatomy.selection import Selection
 
+_WITH_CLASS_TOKEN = ("clip_vision_model", "internvl_vision", "vit", "deit", "dinov2")
+
 BYTES_MOMENTS = 8
 """AdamW keeps two float32 numbers for each trainable element."""
 BYTES_GRADIENT = 4
@@ -81,34 +83,36 @@ def ratio(found: Anatomy, chosen: Selection, load: Load | None = None) -> float:
     )
 
 
-def default_load(found: Anatomy, text: int = 256, image_size: int = 0) -> Load:
+def default_load(
+    found: Anatomy, text: int = 256, image_size: int = 0, scores: bool = False
+) -> Load:
     """One image, if the model reads images, and ``text`` tokens.
 
     The number of patches and of image tokens comes from the configuration, for one tile of
-    the size that it names (448 pixels where it names none).
+    ``image_size`` pixels along a side: by default the size that it names, or 448 where it
+    names none (224 for a convolutional network).
     """
     towers = {place.tower: place.config for place in found.towers}
     if "vision" not in towers:
-        return Load(language=text)
+        return Load(language=text, scores=scores)
     patches, tokens = _image(found.config, towers["vision"], image_size)
     if "language" not in towers:
-        return Load(0, patches, 0, 1)
-    return Load(text + tokens, patches, tokens, 1)
+        return Load(0, patches, 0, 1, scores=scores)
+    return Load(text + tokens, patches, tokens, 1, scores=scores)
 
 
 def _image(config: Any, vision: Any, image_size: int) -> tuple[float, float]:
     """Patches of one image in the vision tower, and the tokens that the language model gets."""
-    size = image_size or _number(getattr(vision, "image_size", None)) or 448
-    patch = _number(getattr(vision, "patch_size", None)) or 1
-    patches = (size // patch) ** 2
+    patch = _number(getattr(vision, "patch_size", None))
+    size = image_size or _number(getattr(vision, "image_size", None)) or (448 if patch else 224)
+    patches = (size // (patch or 1)) ** 2
     merge = _number(getattr(vision, "spatial_merge_size", None)) or 1
     merge = _number(getattr(config, "spatial_merge_size", None)) or merge
     merge = _number(getattr(config, "scale_factor", None)) or merge
-    shrink = getattr(config, "downsample_ratio", None)
-    tokens = patches / merge**2 * (shrink**2 if shrink else 1)
-    tokens = getattr(config, "mm_tokens_per_image", None) or tokens
-    extra = getattr(vision, "model_type", "") in ("clip_vision_model", "internvl_vision", "vit")
-    return patches + int(extra), tokens
+    shrink = float(getattr(config, "downsample_ratio", None) or 1)
+    tokens = getattr(config, "mm_tokens_per_image", None) or patches / merge**2 * shrink**2
+    extra = getattr(vision, "model_type", "") in _WITH_CLASS_TOKEN
+    return patches + int(extra), float(tokens)
 
 
 def _number(value: Any) -> int:
