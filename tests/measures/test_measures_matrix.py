@@ -109,6 +109,25 @@ def test_future_tasks_that_were_not_evaluated(name):
     )
 
 
+@pytest.mark.parametrize("name", GOLDEN)
+def test_an_array_and_rows_are_the_same_matrix(name):
+    rows, base, expected = GOLDEN[name]
+    held = [[90.0, k] for k in range(len(rows) + 1)]
+    found = AccuracyMatrix.from_array(np.array(rows, dtype=float), np.array(base), held).measures()
+    assert found == build(rows, base, held).measures()
+    ragged = [row[: i + 1] for i, row in enumerate(rows)]
+    lower = AccuracyMatrix.from_array(ragged)
+    assert lower.measure("forgetting_mammoth") == pytest.approx(expected["lower"], abs=1e-9)
+    assert math.isnan(lower.target_learning)
+
+
+def test_an_array_of_a_wrong_shape():
+    with pytest.raises(UsageError, match="2 rows of up to 3"):
+        AccuracyMatrix.from_array([[1, 2, 3], [1, 2, 3]])
+    with pytest.raises(UsageError, match="0 rows"):
+        AccuracyMatrix.from_array([])
+
+
 def test_chaudhry_as_a_slow_loop():
     for rows, base, _ in GOLDEN.values():
         r, last = np.asarray(rows, dtype=float), len(rows)

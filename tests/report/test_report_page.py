@@ -69,10 +69,19 @@ def test_a_comparison(summary, tmp_path):
         for i, r in enumerate(["full", "gate-up"])
         for lr in (1e-4, 1e-3)
     ]
-    path = write_comparison(tmp_path, rows, "Count | clock", ["A note."], points=points)
+    path = write_comparison(
+        tmp_path,
+        rows,
+        "Count | clock",
+        ["A note."],
+        points=points,
+        sections={"What *agrees*": ["- no"]},
+    )
     text = path.read_text()
     assert text.startswith("# Count \\| clock\n")
     assert "<b>" not in text
+    assert text.endswith("## What \\*agrees\\*\n\n\\- no\n")
+    assert "## Every recipe at every learning rate" in text
     assert pictures_of(text, tmp_path) == ["learned-and-lost.png", "figure1.png", "plane.png"]
     twin = json.loads((tmp_path / "comparison.json").read_text())
     assert [r["recipe"] for r in twin["rows"]] == ["full", EVIL]

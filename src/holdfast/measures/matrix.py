@@ -67,6 +67,42 @@ class AccuracyMatrix:
         learned = learned_stages(targets, learned_at)
         return cls(tuple(targets), tuple(held_out), Scores(grid(targets), grid(held_out), learned))
 
+    @classmethod
+    def from_array(
+        cls,
+        results: Sequence[Sequence[float]] | Array,
+        base: Sequence[float] | Array | None = None,
+        held_out: Sequence[Sequence[float]] | Array | None = None,
+    ) -> AccuracyMatrix:
+        """Build the matrix from the R of the papers, tasks named ``task 1``, ``task 2`` ...
+
+        Args:
+            results: [T, T], R[i][j] in percent after stage i+1; rows may be cut short where
+                later tasks were not measured.
+            base: [T], the base model's scores, if measured.
+            held_out: [T+1, B], scores on held-outs, the base model's first.
+
+        Raises:
+            UsageError: there is no row, or a row is longer than there are rows.
+        """
+        stages = [[] if base is None else base, *results]
+        count, longest = len(results), max(len(row) for row in stages)
+        if not count or longest > count:
+            raise UsageError(
+                f"{count} rows of up to {longest} scores were given; one row per stage and one "
+                "column per task of these stages are expected."
+            )
+        rows = [
+            (k, f"task {j}", float(v))
+            for k, row in enumerate(stages)
+            for j, v in enumerate(row, start=1)
+        ]
+        others = [] if held_out is None else held_out
+        rows += [(k, f"held-out {b}", v) for k, r in enumerate(others) for b, v in enumerate(r, 1)]
+        names = [f"task {j}" for j in range(1, count + 1)]
+        width = max((len(r) for r in others), default=0)
+        return cls.from_rows(rows, names, [f"held-out {b}" for b in range(1, width + 1)])
+
     @property
     def stages(self) -> int:
         """K, the number of the last stage."""

@@ -17,7 +17,7 @@ from holdfast.measures.interval import finite
 from holdfast.measures.pareto import Point
 from holdfast.measures.summary import Summary
 from holdfast.report import plots, tables
-from holdfast.report.rows import RecipeRow, labels, row_of_run
+from holdfast.report.rows import RecipeRow, labels, row_of_run, rows_of_settings
 from holdfast.report.tables import Grid
 from holdfast.report.text import markdown, paragraph
 from holdfast.runs.files import write_json, write_text
@@ -111,6 +111,7 @@ def write_comparison(
     points: Sequence[Point] = (),
     facts: Mapping[str, object] | None = None,
     units: str = "examples",
+    sections: Mapping[str, Sequence[str]] | None = None,
     pictures: bool | None = None,
 ) -> Path:
     """Write ``comparison.md``, ``comparison.json`` and pictures of several runs.
@@ -121,6 +122,7 @@ def write_comparison(
         points: the runs of a sweep, for the learning-forgetting plane, its Pareto front and the
             comparison at equal learning.
         units: what the intervals of ``rows`` are over, in words.
+        sections: headings and their paragraphs at the end of the page, shown literally.
 
     Returns:
         The page's path. Pictures stand beside it: ``learned-and-lost``, ``figure1`` (where rows
@@ -145,7 +147,10 @@ def write_comparison(
     page.table(tables.comparison(rows))
     page.text(_signs(rows[0].learned.level, units))
     swept = _sweep(page, points) if points else {}
+    for heading, paragraphs in (sections or {}).items():
+        page.text(f"## {markdown(heading)}", *map(paragraph, paragraphs))
     twin = {"title": title, "facts": _plain(facts), "notes": list(notes), "units": units}
+    twin["sections"] = {k: list(v) for k, v in (sections or {}).items()}
     return page.write("comparison", {**twin, "rows": [r.to_json() for r in rows], **swept})
 
 
@@ -170,6 +175,8 @@ def _sweep(page: _Page, points: Sequence[Point]) -> dict[str, Any]:
     }
     if page.pictures and settings:
         page.picture(plots.plane(settings), "plane", "Learning against forgetting")
+    every = rows_of_settings(settings)
+    page.table(tables.comparison(every, "Every recipe at every learning rate"))
     page.table(tables.front(front))
     if levels:
         page.table(tables.matched(rows))

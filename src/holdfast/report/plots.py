@@ -106,7 +106,7 @@ def plane(settings: Sequence[Setting], title: str = "Learning against forgetting
         note = (
             f"larger marker: higher learning rate; runs per point: {runs}; bars: {_level(settings)}"
         )
-        figure.supxlabel(note, fontsize=8, color="#555555")
+        figure.supxlabel(f"up and right is better; {note}", fontsize=8, color="#555555")
     return figure
 
 
