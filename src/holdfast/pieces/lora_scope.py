@@ -72,21 +72,21 @@ def whole_modules(model: nn.Module, anatomy: Anatomy, selector: str) -> tuple[st
         SelectorError: it takes only some weights of a module, or some rows of one.
     """
     selection = anatomy.select(selector)
-    chosen = set(selection.parameters)
+    chosen = {name for name, rows in selection.parameters.items() if rows is None}
     modules: dict[str, nn.Module] = {}
     for name in selection.parameters:
-        _whole(name, selector, selection)
         path = name.rpartition(".")[0]
         modules[path] = model.get_submodule(path)
     for path, module in modules.items():
         own = {f"{path}.{leaf}" for leaf, _ in module.named_parameters()}
-        if not path or own - chosen:
-            left = min(own - chosen) if own - chosen else min(chosen)
+        left_out = sorted(own - chosen)
+        if left_out:
             raise SelectorError(
                 f"also_train='{selector}' must cover whole modules, because PEFT saves whole "
-                f"modules beside an adapter; it leaves out '{left}' of '{path}'."
+                f"modules beside an adapter; of '{path}' it leaves out '{left_out[0]}' or some "
+                "rows of it."
             )
-    return tuple(modules)
+    return tuple(path for path in modules if not any(path.startswith(f"{o}.") for o in modules))
 
 
 def exact(names: Sequence[str], model: nn.Module) -> list[str] | str:
