@@ -65,7 +65,7 @@ class Draft:
                     return
                 what = "answer" if role == "assistant" else f"{role} turn"
                 raise BadField(name, f"an empty {what} ({shown(content)})", "some text")
-            self.messages.append(Message(role, parts, train))
+            self.messages.append(Message(role, parts, train or role != "assistant"))
         except BadField as error:
             self.problems.append(error)
 

@@ -52,7 +52,7 @@ def open_source(
 
 def _path(source: str, options: Options) -> DataSet:
     path = Path(source)
-    if "\0" in source:
+    if not source or "\0" in source:
         raise DataError(f"{shown(source)} is not a path")
     if path.is_dir():
         from holdfast.data.folders import read_folder
