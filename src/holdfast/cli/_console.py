@@ -62,7 +62,8 @@ class TerminalProgress(Progress):
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Bars(*columns, console=self.console, transient=True) as bars:
+        shown = self.console.is_terminal
+        with Bars(*columns, console=self.console, transient=True, disable=not shown) as bars:
             task = bars.add_task(safe_text(label), total=None)
 
             def advance(done: int, total: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli._console import TerminalProgress, people, print_json
+from holdfast.cli._console import TerminalProgress, output, print_json
 from holdfast.config import override, read_yaml, resolve
 from holdfast.progress import Progress
 
@@ -133,8 +133,10 @@ def command(
     resolved = resolve(values)
     progress = Progress() if quiet or as_json else TerminalProgress()
     if dry_run:
-        checked = preflight(resolved, progress=progress)
-        print_json(checked.facts()) if as_json else people.print(checked.table())
+        from holdfast.report.run import dry_run
+
+        facts = preflight(resolved, progress=progress).facts()
+        print_json(facts) if as_json else output.print(dry_run(facts))
         return
     run = tune(resolved, progress=progress)
     from holdfast.report.run import finish

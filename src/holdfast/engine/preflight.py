@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast.anatomy import Anatomy, Selection, anatomy, load_meta
 from holdfast.config import RunConfig, Train
@@ -19,10 +19,6 @@ from holdfast.models.source import DELTA, Source, fetch, resolve
 from holdfast.plan import Plan
 from holdfast.progress import Progress
 from holdfast.tasks import Task
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 @dataclass(frozen=True)
 class Preflight:
@@ -72,16 +68,9 @@ class Preflight:
                 )
             ],
             "held_out": {t.name: len(t.examples) for t in self.held_out},
-            "selected_parameters": self.selection.count if self.selection else None,
             "total_parameters": self.found.count,
             **estimate(self),
         }
-
-    def table(self) -> Table:
-        """The dry run for the terminal."""
-        from holdfast.report.run import dry_run_table
-
-        return dry_run_table(self.facts())
 
 
 def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflight:
@@ -123,8 +112,8 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
         encoder = Encoder(processor, loss_on=train.loss_on, max_length=train.max_length)
         with progress.bar(f"counting tokens of {skill.label}") as advance:
             surveys.append(survey(skill.records, encoder, progress=advance))
-        counted = surveys[-1]
-        progress.say(f"  supervised tokens: {counted.supervised:,}; images: {counted.images:,}")
+        for line in (*skill.notices, *surveys[-1].lines()):
+            progress.say(f"  {line}")
     return Preflight(
         config, plan, source, base, base_folder, processor, skills, surveys, held_out, found,
         selection, train,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.config import RunConfig, Stage
-from holdfast.data import DataSet, Record, read
+from holdfast.data import DataSet, read
 from holdfast.errors import DataError, UsageError
 from holdfast.tasks import Task, load_task, task_from_records
 
@@ -19,11 +18,13 @@ class Skill:
     """One stage's data."""
 
     label: str
-    records: Sequence[Record]
+    records: DataSet
     task: Task
     """Scored as a target; its name is the stage's label."""
     format: str
     """How the data was read, for the user to see."""
+    notices: tuple[str, ...] = ()
+    """What was done to the data on the way, for the user to see."""
     held_back: int = 0
 
 
@@ -39,20 +40,33 @@ def open_skills(config: RunConfig) -> list[Skill]:
 
 def _open(stage: Stage, config: RunConfig) -> Skill:
     data = read(stage.data)
-    limit = config.evaluate.limit
     test = stage.test or (stage.data if stage.data.startswith("lab:") else None)
     if test is not None:
-        tasks = load_task(test, model=config.model, limit=limit)
-        if len(tasks) != 1:
-            raise UsageError(
-                f"'{test}' is a suite of {len(tasks)} tasks; the test of a stage is one task."
-            )
-        return Skill(stage.label, data, replace(tasks[0], name=stage.label), data.format)
-    train, held_back = split(data, stage.hold_back, config.seed)
-    task = task_from_records(stage.label, [data[i] for i in held_back])
-    if limit is not None:
-        task = replace(task, examples=task.examples[:limit])
-    return Skill(stage.label, _Picked(data, train), task, data.format, len(held_back))
+        train, held_back = list(range(len(data))), []
+        tasks = load_task(test, model=config.model, limit=config.evaluate.limit)
+    else:
+        train, held_back = split(data, stage.hold_back, config.seed)
+        tasks = [task_from_records(stage.label, [data[i] for i in held_back])]
+    if len(tasks) != 1:
+        raise UsageError(
+            f"'{test or stage.data}' is {len(tasks)} tasks ({', '.join(t.name for t in tasks)}); "
+            "the test of a stage is one task."
+        )
+    examples = tasks[0].examples[: config.evaluate.limit]
+    task = replace(tasks[0], name=stage.label, examples=examples)
+    train = _enough(train, config)
+    records = data if len(train) == len(data) else _some(data, train)
+    return Skill(stage.label, records, task, data.format, data.notices, len(held_back))
+
+
+def _enough(train: list[int], config: RunConfig) -> list[int]:
+    """Where the steps are fewer than an epoch, as many records as they read, at random."""
+    if config.train.steps is None:
+        return train
+    wanted = config.train.steps * config.train.batch_size
+    if wanted >= len(train):
+        return train
+    return sorted(random.Random(config.seed).sample(train, wanted))
 
 
 def split(data: DataSet, share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -80,14 +94,8 @@ def split(data: DataSet, share: float, seed: int) -> tuple[list[int], list[int]]
     return sorted(train), sorted(held)
 
 
-class _Picked(Sequence[Record]):
-    """Some records of a data set, without a copy."""
-
-    def __init__(self, data: DataSet, indices: list[int]) -> None:
-        self.data, self.indices = data, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Record:  # type: ignore[override]
-        return self.data[self.indices[index]]
+def _some(data: DataSet, indices: list[int]) -> DataSet:
+    """Those records of a data set."""
+    return DataSet(
+        [data[i] for i in indices], source=data.source, name=data.name, format=data.format
+    )

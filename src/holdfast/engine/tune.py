@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from holdfast.config import RunConfig
-from holdfast.data import Encoder, collate
-from holdfast.engine.examples import Examples
+from holdfast.data import collate
 from holdfast.engine.preflight import Preflight, preflight
 from holdfast.engine.stage import needs_base, train_stage
 from holdfast.models.loading import load_model, pick_device, put
@@ -133,17 +132,15 @@ class _Tuning:
         folder = self.run.stage_folder(stage)
         shutil.rmtree(folder / "adapter", ignore_errors=True)
         kept = {n: v.to(self.device) for n, v in self.base_weights.items()}
-        encoder = Encoder(
-            checked.processor, loss_on=checked.train.loss_on, max_length=checked.train.max_length
-        )
+        examples = checked.surveys[stage - 1].encoded
         title = f"stage {stage} of {len(checked.skills)}: {skill.label}, {checked.plan.name}"
         self.progress.say(title)
         with self.progress.bar(title) as advance:
             trained = train_stage(
                 checked.plan,
                 self.model,
-                Examples(skill.records, encoder),
-                lambda rows: collate(rows, pad_id=encoder.pad_id),
+                examples,
+                lambda rows: collate(rows, pad_id=examples.encoder.pad_id),
                 checked.train,
                 folder=folder / "checkpoints",
                 seed=self.run.config.seed * 1000 + stage,
@@ -247,6 +244,7 @@ class _Tuning:
         return {
             "base": checked.base.name,
             "base_hash": self.base_hash,
+            "parameters": checked.found.count,
             "plan": checked.plan.name,
             "learning_rate": checked.train.learning_rate,
             "data": {s.label: s.format for s in checked.skills},

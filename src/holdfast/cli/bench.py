@@ -1,0 +1,66 @@
+"""``holdfast bench``: comparisons over recipes, learning rates and seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli._console import TerminalProgress
+
+app = typer.Typer(
+    no_args_is_help=True, help="Comparisons: grids of runs over recipes, learning rates and seeds."
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep ``bench narrow`` a command of a group, also while it is the only one."""
+
+
+@app.command("narrow")
+def narrow(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder of all its runs; run again to resume.")
+    ] = Path("runs/bench-narrow"),
+    docs: Annotated[
+        Path | None,
+        typer.Option("--docs", help="Write the results page and pictures here too."),
+    ] = None,
+    recipes: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", "-r", help="Only these methods. Repeatable.", show_default=False),
+    ] = None,
+    rates: Annotated[
+        list[float] | None,
+        typer.Option("--learning-rate", "--lr", help="Only these rates.", show_default=False),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="How many seeds.", min=1, show_default=False)
+    ] = None,
+    part: Annotated[
+        str, typer.Option("--part", help="plane, sequence or all.")
+    ] = "all",
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Runs at a time; by default one a core.", min=1)
+    ] = None,
+) -> None:
+    """Narrow tuning on lab:vlm: what each recipe learns and loses, at matched learning.
+
+    Two parts. [bold]plane[/bold]: one skill, recipes x learning rates x seeds, for the Pareto
+    front. [bold]sequence[/bold]: five skills one after another, for the paper's figure 1.
+    Resumable run by run.
+    """
+    from holdfast.benchmarks.narrow import bench_narrow
+
+    bench_narrow(
+        out,
+        docs=docs,
+        recipes=recipes,
+        rates=rates,
+        seeds=seeds,
+        part=part,
+        workers=workers,
+        progress=TerminalProgress(),
+    )
