@@ -55,6 +55,26 @@ def tune(
         run.unlock()
 
 
+def measure_base(config: RunConfig, out: Path, *, progress: Progress | None = None) -> Run:
+    """Score a configuration's model before any training, for runs that share it (``known``).
+
+    Returns a run in ``out`` with the scores of stage 0 alone; it is taken up where it was left.
+
+    Raises as :func:`tune`.
+    """
+    progress = progress or Progress()
+    run = Run.start(config.model_copy(update={"out": str(out)}))
+    try:
+        if not run.finished:
+            work = _Tuning(run, preflight(run.config, progress=Progress()), progress, None)
+            work.load()
+            work.score(0)
+            run.finish()
+        return run
+    finally:
+        run.unlock()
+
+
 class _Tuning:
     """One process's work on a run."""
 
@@ -73,19 +93,19 @@ class _Tuning:
 
     def go(self) -> None:
         self.run.provenance(self._provenance())
-        done = self._load()
+        done = self.load()
         if done == 0:
-            self._score(0)
+            self.score(0)
         for stage in range(1, len(self.checked.skills) + 1):
             if stage > done:
                 self._train(stage)
             if stage >= done:
-                self._score(stage)
+                self.score(stage)
         self._publish(len(self.checked.skills))
 
     # The model, where it was left
 
-    def _load(self) -> int:
+    def load(self) -> int:
         """Load the model as the last finished stage left it. Returns that stage's number."""
         checked = self.checked
         stages = range(len(checked.skills), 0, -1)
@@ -186,7 +206,7 @@ class _Tuning:
 
     # Scores
 
-    def _score(self, stage: int) -> None:
+    def score(self, stage: int) -> None:
         """Ask everything that was not asked yet after this stage."""
         tasks: list[tuple[Role, Task]] = [("target", s.task) for s in self.checked.skills]
         tasks += [("held-out", t) for t in self.checked.held_out]

@@ -1,0 +1,191 @@
+"""Narrow tuning on ``lab:vlm``, after Zhu et al. 2025 (arXiv 2510.08564).
+
+Two parts. ``plane``: one skill, recipes x learning rates x seeds, so that recipes can be
+compared where they have learned the same. ``sequence``: five skills one after another, scored
+after every stage, for the paper's figure 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.benchmarks.collect import Finished, collect, points, rows
+from holdfast.benchmarks.grid import Failure, Member, run_grid
+from holdfast.config import resolve
+from holdfast.engine.tune import measure_base
+from holdfast.errors import RunError, UnknownName
+from holdfast.progress import Progress
+from holdfast.report.page import write_comparison
+
+MODEL, HELD_OUT = "lab:vlm", "lab:held-out"
+ORDERS = {
+    "default": ("lab:species", "lab:count", "lab:medical", "lab:read", "lab:clock"),
+    "alternative": ("lab:medical", "lab:species", "lab:read", "lab:clock", "lab:count"),
+    "reverse": ("lab:clock", "lab:read", "lab:medical", "lab:count", "lab:species"),
+}
+"""The paper's orders of its five skills, with the lab's skills of the same answer shapes."""
+
+RECIPES = {
+    "full": ["full:vision_lr_scale=1"],
+    "full-llm": ["full-llm"],
+    "mlp": ["mlp"],
+    "gate-up": ["gate-up"],
+    "sa-proj": ["sa-proj"],
+    "projector": ["projector"],
+    "vision": ["vision"],
+    "lora": ["lora:rank=16"],
+    "mlp + lwf": ["mlp", "lwf"],
+    "mlp + wise-ft": ["mlp", "wise-ft:alpha=0.5"],
+}
+"""One learning rate for all parts of a model, so that recipes differ in their weights alone."""
+
+SKILL = "lab:count"
+PLANE = ("full", "mlp", "gate-up", "sa-proj", "lora", "mlp + lwf", "mlp + wise-ft")
+SEQUENCE = ("full", "full-llm", "mlp", "gate-up", "sa-proj", "projector", "vision")
+PLANE_RATES = (2e-4, 5e-4, 1e-3, 2e-3)
+SEQUENCE_RATE = 1e-3
+SEEDS = {"plane": 3, "sequence": 2}
+STEPS, BATCH, QUESTIONS = 150, 32, 150
+PARTS = ("plane", "sequence")
+
+
+def plane_members(
+    out: Path, recipes: Sequence[str], rates: Sequence[float], seeds: int
+) -> list[Member]:
+    """One skill: every recipe at every rate with every seed, one seed after another."""
+    return [
+        _member(out / "plane", recipe, rate, seed, (SKILL,), "")
+        for seed in range(seeds)
+        for recipe in recipes
+        for rate in rates
+    ]
+
+
+def sequence_members(
+    out: Path, recipes: Sequence[str], rates: Sequence[float], seeds: int, orders: Sequence[str]
+) -> list[Member]:
+    """Five skills: every recipe, rate, seed and order."""
+    return [
+        _member(out / "sequence", recipe, rate, seed, ORDERS[order], order)
+        for seed in range(seeds)
+        for order in orders
+        for rate in rates
+        for recipe in recipes
+    ]
+
+
+def _member(
+    out: Path, recipe: str, rate: float, seed: int, skills: Sequence[str], order: str
+) -> Member:
+    if recipe not in RECIPES:
+        raise UnknownName("recipe of this comparison", recipe, RECIPES)
+    name = f"{recipe.replace(' + ', '+')}.{rate:g}.seed{seed}" + (f".{order}" if order else "")
+    config = resolve(
+        {
+            "model": MODEL,
+            "data": list(skills),
+            "methods": RECIPES[recipe],
+            "tasks": [HELD_OUT],
+            "out": str(out / name),
+            "seed": seed,
+            "train": {"learning_rate": rate, "steps": STEPS, "batch_size": BATCH},
+            "evaluate": {"limit": QUESTIONS},
+        }
+    )
+    return Member(name, config, recipe, rate, seed, order or "one skill")
+
+
+def bench_narrow(
+    out: Path,
+    *,
+    docs: Path | None = None,
+    recipes: Sequence[str] | None = None,
+    rates: Sequence[float] | None = None,
+    seeds: int | None = None,
+    orders: Sequence[str] | None = None,
+    part: str = "all",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Run the comparison in ``out``, or what is left of it, and write its pages.
+
+    Args:
+        docs: write the pages here too.
+        recipes, rates, seeds, orders: other than the defaults of each part.
+        part: ``plane``, ``sequence`` or ``all``.
+
+    Returns:
+        The pages' paths.
+
+    Raises:
+        UnknownName: a recipe, an order or a part that does not exist.
+        RunError: nothing could be finished.
+    """
+    progress = progress or Progress()
+    if part not in (*PARTS, "all"):
+        raise UnknownName("part", part, (*PARTS, "all"))
+    for order in orders or ():
+        if order not in ORDERS:
+            raise UnknownName("order", order, ORDERS)
+    grids = {
+        "plane": plane_members(
+            out, recipes or PLANE, rates or PLANE_RATES, seeds or SEEDS["plane"]
+        ),
+        "sequence": sequence_members(
+            out,
+            recipes or SEQUENCE,
+            rates or (SEQUENCE_RATE,),
+            seeds or SEEDS["sequence"],
+            orders or ("default",),
+        ),
+    }
+    chosen = PARTS if part == "all" else (part,)
+    everything = _member(out, "full", SEQUENCE_RATE, 0, ORDERS["default"], "default")
+    progress.say("asking the base model")
+    base = measure_base(everything.config, out / "base", progress=progress)
+    pages = []
+    for name in chosen:
+        progress.say(f"{name}: {len(grids[name])} runs")
+        failures = run_grid(grids[name], known=base.path, workers=workers, progress=progress)
+        finished = collect(grids[name])
+        if not finished:
+            raise RunError(f"not one run of '{name}' could be finished: {failures[0].reason}")
+        for place in [out, *([docs] if docs is not None else [])]:
+            pages.append(_write(place / name, name, finished, failures))
+    return pages
+
+
+TITLES = {
+    "plane": "One skill (counting), over learning rates and seeds",
+    "sequence": "Five skills one after another",
+}
+
+
+def _write(
+    folder: Path, part: str, finished: Sequence[Finished], failures: Sequence[Failure]
+) -> Path:
+    seeds = len({f.member.seed for f in finished})
+    found = points(finished)
+    first = finished[0].member.config
+    notes = [
+        f"{len(finished)} runs on {MODEL}; {seeds} seeds; {STEPS} steps of {BATCH} examples a "
+        f"stage, {QUESTIONS} questions a task. "
+        "Regenerate with: holdfast bench narrow.",
+    ]
+    notes += [f"Not finished: {f.member.name} ({f.reason})" for f in failures]
+    return write_comparison(
+        folder,
+        rows(finished),
+        TITLES[part],
+        notes,
+        points=found if part == "plane" else (),
+        facts={
+            "model": MODEL,
+            "skills": ", ".join(s.label for s in first.data),
+            "held out": HELD_OUT,
+            "learning rates": ", ".join(f"{r:g}" for r in sorted({p.lr for p in found})),
+            "orders": ", ".join(sorted({f.member.order for f in finished})),
+        },
+        units=f"{seeds} seeds",
+    )
