@@ -84,6 +84,12 @@ def test_examples_of_a_cluster_are_drawn_together():
     assert together.high - together.low > 2.5 * (alone.high - alone.low)
 
 
+def test_a_drawn_cluster_weighs_as_many_examples_as_it_has():
+    scores = np.array([[0.0], [4.0], [4.0], [4.0]])
+    means = resample(scores, ["a", "b", "b", "b"], resamples=300, rng=np.random.default_rng(0))
+    assert set(means[:, 0]) == {0.0, 3.0, 4.0}
+
+
 def test_an_empty_cluster_name_is_an_example_on_its_own():
     assert bootstrap_mean([1, 2, 3, 4], ["", "", "a", "a"]).n == 3
 

@@ -10,7 +10,8 @@ from holdfast.measures.interval import Estimate
 from holdfast.measures.pareto import Matched
 from holdfast.report import tables
 from holdfast.report.rows import RecipeRow, labels
-from holdfast.report.text import markdown, paragraph, plain
+from holdfast.report.text import markdown, paragraph
+from holdfast.text import safe_text
 
 NAN = math.nan
 HOSTILE = [
@@ -122,11 +123,11 @@ def rendered(text):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_shown_and_does_nothing(name):
     shown, kinds = rendered(paragraph(name))
-    assert shown == plain(name)
+    assert shown == safe_text(name)
     assert kinds <= {"paragraph_open", "inline", "paragraph_close", "text", "text_special"}
     grid = tables.Grid("t", ("recipe", "x"), ((name, "1"),))
     shown, kinds = rendered(grid.markdown())
-    assert shown == f"recipex{plain(name)}1"
+    assert shown == f"recipex{safe_text(name)}1"
     assert not kinds & {"html_inline", "html_block", "image", "link_open", "code_inline"}
 
 

@@ -21,8 +21,8 @@ from holdfast.measures.interval import Estimate
 from holdfast.measures.matrix import AccuracyMatrix
 from holdfast.measures.pareto import Setting, pareto_front
 from holdfast.report.rows import RecipeRow, labels, stage_names
-from holdfast.report.text import plain
 from holdfast.runs.files import writing
+from holdfast.text import safe_text
 
 Figure = Any
 Axes = Any
@@ -77,7 +77,7 @@ def learned_and_lost(rows: Sequence[RecipeRow], title: str = "What each recipe t
         axes.grid(axis="x")
         axes.set_xlabel("change since the base model, in percentage points")
         axes.spines["left"].set_visible(False)
-        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=13)
+        figure.suptitle(safe_text(title), x=0.01, ha="left", fontsize=13)
         axes.legend(handles=_key(), loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9)
     return figure
 
@@ -99,7 +99,7 @@ def plane(settings: Sequence[Setting], title: str = "Learning against forgetting
         axes.grid()
         axes.set_xlabel("learned: mean gain on the target skills, in points")
         axes.set_ylabel("mean change on held-out tasks, in points")
-        axes.set_title(plain(title))
+        axes.set_title(safe_text(title))
         figure.legend(loc="outside right upper", fontsize=9)
         seeds = [s.learning.n for s in settings]
         runs = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
@@ -121,7 +121,7 @@ def figure_one(rows: Sequence[RecipeRow], title: str = "") -> Figure:
         _totals(left, rows)
         _curves(right, rows)
         if title:
-            figure.suptitle(plain(title), x=0.01, ha="left", fontsize=13)
+            figure.suptitle(safe_text(title), x=0.01, ha="left", fontsize=13)
         for axes, side in ((left, "left"), (right, "right")):
             handles, names = axes.get_legend_handles_labels()
             where = f"outside lower {side}"
@@ -152,7 +152,7 @@ def heat_map(matrix: AccuracyMatrix, title: str = "Score in percent after each s
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)
         axes.set_xlabel("outlined: right after the skill was taught", fontsize=8, color="#555555")
-        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=12)
+        figure.suptitle(safe_text(title), x=0.01, ha="left", fontsize=12)
         figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, label="percent")
     return figure
 
@@ -316,7 +316,7 @@ def _level(settings: Sequence[Setting]) -> str:
 
 
 def _short(name: str, widest: int = _WIDEST) -> str:
-    text = plain(name)
+    text = safe_text(name)
     return text if len(text) <= widest else text[: widest - 1] + "…"
 
 

@@ -12,7 +12,7 @@ from holdfast.measures.interval import Estimate, finite, over_runs
 from holdfast.measures.matrix import AccuracyMatrix
 from holdfast.measures.pareto import Point, Setting
 from holdfast.measures.summary import Summary, over_seeds
-from holdfast.report.text import plain
+from holdfast.text import safe_text
 
 UNKNOWN = Estimate(math.nan)
 
@@ -99,9 +99,10 @@ def row_of_runs(
     The curve is the mean over the runs, stage by stage; where their orders differ, the stages
     are only numbered. Raises :class:`UsageError` if there is no run or their lengths differ.
     """
-    if len({s.stages for s in summaries}) != 1:
+    lengths = sorted({s.stages for s in summaries})
+    if len(lengths) != 1:
         raise UsageError(
-            f"the runs of '{plain(recipe)}' have {sorted({s.stages for s in summaries})} stages; "
+            f"the runs of '{safe_text(recipe)}' have {lengths} stages; "
             "a mean needs at least one run, and runs of one length."
         )
     found = over_seeds(summaries)

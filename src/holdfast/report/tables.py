@@ -12,7 +12,8 @@ from holdfast.measures.interval import Estimate
 from holdfast.measures.pareto import Matched, Setting
 from holdfast.measures.summary import Summary
 from holdfast.report.rows import RecipeRow, labels, stage_names
-from holdfast.report.text import markdown, plain
+from holdfast.report.text import markdown
+from holdfast.text import safe_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,11 +36,11 @@ class Grid:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=Text(plain(self.title)), title_justify="left")
+        table = Table(title=Text(safe_text(self.title)), title_justify="left")
         for i, name in enumerate(self.header):
-            table.add_column(Text(plain(name)), justify="left" if i in self.words else "right")
+            table.add_column(Text(safe_text(name)), justify="left" if i in self.words else "right")
         for row in self.rows:
-            table.add_row(*(Text(plain(cell)) for cell in row))
+            table.add_row(*(Text(safe_text(cell)) for cell in row))
         return table
 
     def markdown(self) -> str:
@@ -131,7 +132,7 @@ def front(settings: Sequence[Setting], title: str = "Pareto front") -> Grid:
 
 def verdict(row: RecipeRow) -> str:
     """One sentence for somebody who knows nothing of the measures."""
-    return f"{plain(row.recipe)} {_learned(row.learned)} {_lost(row.forgetting)}."
+    return f"{safe_text(row.recipe)} {_learned(row.learned)} {_lost(row.forgetting)}."
 
 
 def duration(seconds: float) -> str:
