@@ -30,6 +30,14 @@ MISTRAL_SPACED = (
 )
 MISTRAL_TIGHT = MISTRAL_SPACED.replace("'[INST] '", "'[INST]'").replace("' [/INST]'", "'[/INST]'")
 MISTRAL_TIGHT = MISTRAL_TIGHT.replace("{{ ' ' + m['content']", "{{ m['content']")
+MISTRAL_SYSTEM_LAST = (
+    "{{ bos_token }}{% set ns = namespace(s='', last=-1) %}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% set ns.s = m['content'] + '\\n\\n' %}{% endif %}"
+    "{% if m['role'] == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{{ '[INST] ' + (ns.s if loop.index0 == ns.last else '') + m['content'] + ' [/INST]' }}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
 ZEPHYR = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + eos_token + '\\n' }}"
     "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}{% endfor %}"

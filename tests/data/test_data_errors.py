@@ -51,6 +51,7 @@ BROKEN_LINES = [
     ("wrong type", {"question": ["x"], "answer": "A"}, ["line 2, question[0]", "an object with a"]),
     ("object", {"question": "Q", "answer": {"a": 1}}, ["line 2, answer", "dict", "a string"]),
     ("truth", {"question": "Q", "answer": True}, ["line 2, answer", "bool True", "a string"]),
+    ("index", {**GOOD, "answer": 2, "choices": ["a", "b"]}, ["line 2, answer: 2", "0 to 1"]),
     ("place", {"question": "<image>Q", "answer": "A"}, ["line 2, images", "1 image place(s)"]),
 ]
 
@@ -80,6 +81,10 @@ BROKEN_TURNS = [
     (turns(("user", ""), ("assistant", "x")), ["messages[0].content", "an empty user turn"]),
     (turns(("user", [{"type": "video"}])), ["messages[0].content[0].type", "'video'"]),
     (turns(("user", [{"type": "text", "text": 5}])), ["messages[0].content[0].text", "int 5"]),
+    (
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]},
+        ["messages[0].tool_calls", "written out in the content"],
+    ),
     ({"messages": []}, ["messages", "not empty"]),
     ({"messages": "Hi"}, ["messages", "a list of turns"]),
     ({"messages": ["Hi"]}, ["messages[0]", "an object with role and content"]),
@@ -100,7 +105,7 @@ def test_all_problems_in_one_go_and_ten_are_shown(tmp_path):
     with pytest.raises(DataError) as error:
         read(path)
     text = str(error.value)
-    assert "15 problems, nothing was read" in text
+    assert "15 problems, nothing of it is used" in text
     assert text.count("line ") == 10
     assert "and 5 more" in text
     assert len(error.value.problems) == 15

@@ -11,6 +11,7 @@ from data_tokenizers import (
     GEMMA,
     LLAMA3,
     MISTRAL_SPACED,
+    MISTRAL_SYSTEM_LAST,
     MISTRAL_TIGHT,
     NO_PROMPT,
     OPENED_THINKING,
@@ -170,6 +171,14 @@ TABLE = [
         VICUNA,
         CHAT,
         "USER: What colour? ASSISTANT:«  blue.\n» USER: How many? ASSISTANT:« 14</s>»",
+    ),
+    (
+        "mistral-system-in-the-last-question",  # so that turns before are rendered otherwise
+        lambda: metaspace(["[INST]", "[/INST]"]),
+        MISTRAL_SYSTEM_LAST,
+        Record((SYSTEM.messages[0], *CHAT.messages), id="m"),
+        "<s>[INST] What colour? [/INST]«  blue.\n</s>»"
+        "[INST] Be brief.\n\nHow many? [/INST]« 14</s>»",
     ),
     (
         "template-without-generation-prompt",

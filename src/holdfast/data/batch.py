@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from holdfast.data.encode import IGNORED, SEQUENCE_KEYS
+from holdfast.data.aligned import IGNORED, SEQUENCE_KEYS
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:

@@ -229,7 +229,10 @@ def from_alpaca(draft: Draft) -> None:
 
 
 def from_question_answer(draft: Draft) -> None:
-    """``answers`` (several accepted answers) stay in meta; the first one is taught."""
+    """``answers`` (several accepted answers) stay in meta; the first one is taught.
+
+    A whole number beside ``choices`` is the index of the right one, from 0, as in MMLU.
+    """
     _system(draft)
     draft.add("user", draft.take("question"), "question")
     answer = draft.take("answer")
@@ -239,8 +242,20 @@ def from_question_answer(draft: Draft) -> None:
         if isinstance(answers, list | tuple) and answers:
             answer = answers[0]
     if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(answer)
+        try:
+            answer = _option(answer, draft.row.get("choices"))
+        except BadField as error:
+            draft.problems.append(error)
+            return
     draft.add("assistant", answer, name)
+
+
+def _option(answer: int | float, choices: Any) -> Any:
+    if not isinstance(choices, list | tuple) or not isinstance(answer, int):
+        return str(answer)
+    if not 0 <= answer < len(choices):
+        raise BadField("answer", str(answer), f"the index of a choice, 0 to {len(choices) - 1}")
+    return choices[answer]
 
 
 def _system(draft: Draft) -> None:
@@ -273,8 +288,16 @@ def _turns(
             wanted = f"one of {', '.join(ROLES)}"
             draft.problems.append(BadField(f"{at}.{roles[0]}", f"the role {shown(given)}", wanted))
             continue
+        for key in _UNREAD:
+            if turn.get(key):
+                wanted = "it written out in the content, as the model is to write it"
+                draft.problems.append(BadField(f"{at}.{key}", shown(turn[key]), wanted))
         key = next((c for c in contents if turn.get(c) is not None), contents[0])
         draft.add(role, turn.get(key), f"{at}.{key}", train=train and _trains(turn))
+
+
+_UNREAD = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+"""Parts of an answer that stand beside its content; dropping them would teach another answer."""
 
 
 def _trains(turn: Mapping[str, Any]) -> bool:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from holdfast.data.encode import Encoder
 
+_UNUSABLE = ("record that cannot be used", "records that cannot be used")
+
 MEMORY = 1 << 30
 """Bytes of encoded records that are kept; beyond that they are encoded when they are read."""
 
@@ -135,7 +137,7 @@ def survey(
         if progress is not None:
             progress(i + 1, len(dataset))
     if problems:
-        raise data_error(name, problems, what="record that cannot be used")
+        raise data_error(name, problems, what=_UNUSABLE)
     return Survey(
         records=len(dataset),
         images=sum(len(r.images) for r in dataset),

@@ -64,11 +64,15 @@ class Problems:
 
 
 def data_error(
-    source: str, problems: Sequence[str], count: int | None = None, *, what: str = "problem"
+    source: str,
+    problems: Sequence[str],
+    count: int | None = None,
+    *,
+    what: tuple[str, str] = ("problem", "problems"),
 ) -> DataError:
     """One error for many problems: the first ten in the message, all of them in ``problems``."""
     count = len(problems) if count is None else count
-    lines = [f"{source}: {count} {what}{'s' if count != 1 else ''}, nothing was read from it"]
+    lines = [f"{source}: {count} {what[count != 1]}, nothing of it is used"]
     lines += [f"  {line}" for line in problems[:SHOWN]]
     if count > SHOWN:
         lines.append(f"  ... and {count - SHOWN} more")

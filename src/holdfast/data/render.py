@@ -17,6 +17,15 @@ class Refused(Exception):
     """The template cannot render a conversation. The message says why."""
 
 
+def image_token(processor: Any) -> str | None:
+    """What stands for an image in a rendered text, or None for a model without images."""
+    for owner in (processor, getattr(processor, "tokenizer", None)):
+        token = getattr(owner, "image_token", None)
+        if token:
+            return str(token)
+    return None
+
+
 class Renderer:
     """Renders lists of messages with the chat template of a processor or tokenizer.
 
@@ -34,9 +43,7 @@ class Renderer:
 
     def __init__(self, processor: Any) -> None:
         self.tokenizer: Any = getattr(processor, "tokenizer", None) or processor
-        self.image_token: str | None = getattr(processor, "image_token", None) or getattr(
-            self.tokenizer, "image_token", None
-        )
+        self.image_token = image_token(processor)
         owners = (processor, self.tokenizer)
         self._owner = next((o for o in owners if getattr(o, "chat_template", None)), None)
         self._tools: list[Any] | None = None

@@ -28,6 +28,8 @@ Span = tuple[int, int]
 Turns = Literal["all", "last"]
 
 MARK = "HoldfastMark7f3"
+_TAIL = 12
+"""Characters of a prompt's end that tell whether a text ends as the prompt does."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,15 @@ class _View:
         content = self.content_start(k)
         if asked != bare and self.text.startswith(asked) and len(asked) <= end:
             return len(asked)
-        common = _shared(asked, self.text)
-        if content is not None and self.text.startswith(bare):
-            if asked == bare:
-                return len(bare) if not self.text[len(bare) : content].strip() else content
-            return min(common, content)
-        if content is not None and not before:
-            return content
-        raise Refused(f"it rewrites assistant turn {k + 1} in a way that hides where it begins")
+        if content is None:
+            raise Refused(f"it rewrites assistant turn {k + 1} in a way that hides where it begins")
+        if asked == bare:
+            # No header to add: white space that sets the answer apart is the model's to write.
+            lead = self.text[:content].rstrip()
+            return len(lead) if bare and lead.endswith(bare.rstrip()[-_TAIL:]) else content
+        if not self.text.startswith(bare):
+            return content  # the turns before are rendered otherwise once this one is there
+        return min(_shared(asked, self.text), content)
 
     def content_start(self, k: int) -> int | None:
         """Where turn k's content begins, or None if the template treats a plain word otherwise."""
