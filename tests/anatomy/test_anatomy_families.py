@@ -7,7 +7,6 @@ import torch
 from tiny_families import CONFIGS, build
 
 from holdfast.anatomy import RowMask, anatomy
-from holdfast.anatomy.selection import blocks_of
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -13,11 +13,8 @@ from tiny_families import build
 
 from holdfast.anatomy import RowMask, anatomy
 
-CAUSAL = (
-    ("llama", "qwen2", "phi3", "gpt2", "gpt2-untied", "gptj", "codegen", "gpt_bigcode")
-    + ("gpt_bigcode-heads", "gpt_neox", "gpt_neox-serial", "falcon", "falcon-new", "bloom")
-    + ("opt", "phi", "mixtral", "olmo2")
-)  # fmt: skip
+CAUSAL = """llama qwen2 phi3 gpt2 gpt2-untied gptj codegen gpt_bigcode gpt_bigcode-heads gpt_neox
+    gpt_neox-serial falcon falcon-new bloom opt phi mixtral olmo2"""
 QWEN_VISION = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
@@ -69,7 +66,7 @@ def at_first_position(out, features):
     out[:, 0, features] += 3.0
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", CAUSAL.split())
 def test_query_key_value_do_what_they_are_called(name):
     model = build(name, "cpu")
     found = anatomy(model)

@@ -26,9 +26,14 @@ HEAD = {"head_dim": 4}
 MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 12}
 NEOX = {k: v for k, v in TEXT.items() if k != "num_key_value_heads"}
 GPT = {
-    "vocab_size": 40, "n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 64,
-    "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": 40,
+    "n_embd": 16,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 VISION: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 20,
@@ -58,8 +63,11 @@ def _qwen_vl(prefix: str, vision: dict[str, Any], text: dict[str, Any]) -> t.Pre
     return kind(
         vision_config=vision,
         text_config=TEXT | HEAD | rope | text,
-        image_token_id=39, video_token_id=38, vision_start_token_id=37, vision_end_token_id=36,
-    )  # fmt: skip
+        image_token_id=39,
+        video_token_id=38,
+        vision_start_token_id=37,
+        vision_end_token_id=36,
+    )
 
 
 QWEN_VISION = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2}
@@ -130,7 +138,7 @@ CONFIGS: dict[str, Callable[[], t.PretrainedConfig]] = {
         t.LlavaConfig,
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,
-    ),  # fmt: skip
+    ),
     "llava-gpt_neox": lambda: _llava(_siglip_vision(), t.GPTNeoXConfig(**NEOX), t.LlavaConfig),
     "llava_next": lambda: _llava(_clip_vision(), t.MistralConfig(**TEXT), t.LlavaNextConfig),
     "llava_onevision": lambda: _llava(

@@ -18,13 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from holdfast.anatomy.flow import Load, flops
+from holdfast.anatomy.flow import Load, class_tokens, flops
 
 if TYPE_CHECKING:
     from holdfast.anatomy.core import Anatomy
     from holdfast.anatomy.selection import Selection
-
-_WITH_CLASS_TOKEN = ("clip_vision_model", "internvl_vision", "vit", "deit", "dinov2")
 
 BYTES_MOMENTS = 8
 """AdamW keeps two float32 numbers for each trainable element."""
@@ -111,8 +109,7 @@ def _image(config: Any, vision: Any, image_size: int) -> tuple[float, float]:
     merge = _number(getattr(config, "scale_factor", None)) or merge
     shrink = float(getattr(config, "downsample_ratio", None) or 1)
     tokens = getattr(config, "mm_tokens_per_image", None) or patches / merge**2 * shrink**2
-    extra = getattr(vision, "model_type", "") in _WITH_CLASS_TOKEN
-    return patches + int(extra), float(tokens)
+    return patches + class_tokens(vision), float(tokens)
 
 
 def _number(value: Any) -> int:

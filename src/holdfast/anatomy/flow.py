@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.anatomy.parts import Part, Tower
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CONTRASTIVE = ("clip", "siglip", "siglip2")
 """Families whose towers run side by side: no image reaches the language tower."""
 
+_CLASS_TOKENS = {"clip_vision_model": 1, "internvl_vision": 1, "vit": 1, "deit": 2, "dinov2": 1}
+_CLASS_TOKENS["dinov2_with_registers"] = 5
+
 
 @dataclass(frozen=True)
 class Load:
@@ -27,7 +30,7 @@ class Load:
     language: float
     """Tokens of the language model, image tokens included."""
     vision: float = 0
-    """Patches that the vision tower sees; for a convolutional network, pixels."""
+    """Positions of the vision tower: patches and class tokens, or pixels for convolutions."""
     projector: float = 0
     """Image tokens."""
     images: float = 0
@@ -89,6 +92,8 @@ class _Meter:
     def __init__(self, found: Anatomy, trainable: frozenset[str], load: Load) -> None:
         self.found, self.trainable, self.load = found, trainable, load
         self.flops = Flops()
+        self.read = True
+        """Whether the loss depends on what runs now; if not, there is no backward pass."""
         self.places = {place.tower: place for place in found.towers}
 
     def has(self, tower: Tower) -> bool:
@@ -96,12 +101,15 @@ class _Meter:
 
     def vision(self) -> bool:
         """Images to features. Blocks above the layer that is read run forward only."""
-        flow = self._bottom("vision", False, self.load.vision)
+        extra = class_tokens(self.places["vision"].config) * self.load.images
+        flow = self._bottom("vision", False, self.load.vision - extra)
         blocks = _blocks(self.found.parts, "vision")
         last = self._feature_block(len(blocks))
         for index, layers in enumerate(blocks):
+            self.read = index <= last
             out = self._block(layers, flow, "vision", self.load.vision, index)
-            flow = out if index <= last else flow
+            flow = out if self.read else flow
+        self.read = True
         return self._vision_head(flow)
 
     def _feature_block(self, blocks: int) -> int:
@@ -120,7 +128,9 @@ class _Meter:
             elif "head" in layer.units:
                 pooled = "in_proj" in layer.parts[0].parameter
                 positions = self.load.vision if pooled else self.load.images
-                self._run(layer, flow, positions, backward=used)
+                self.read = used
+                self._run(layer, flow, positions)
+        self.read = True
         return flow
 
     def projector(self, flow: bool) -> bool:
@@ -178,12 +188,13 @@ class _Meter:
         return x or read or routed or self._norm(layers, "mlp.out", write) or rest
 
     def _sequence(self, layers: list[_Layer], x: bool, positions: float) -> bool:
-        flow = x
+        main = side = x
         for layer in layers:
-            shortcut = "shortcut" in layer.parts[0].parameter
-            out = self._run(layer, x if shortcut else flow, positions)
-            flow = flow or out
-        return flow
+            if ".shortcut." in layer.parts[0].parameter:
+                side = self._run(layer, side, positions)
+            else:
+                main = self._run(layer, main, positions)
+        return main or side
 
     def _attention(
         self, layers: list[_Layer], h: bool, positions: float, tower: Tower, index: int
@@ -221,8 +232,8 @@ class _Meter:
             if p.unit == "attn.q" and not p.bias
         )
         macs = positions * self._span(tower, index) * width
-        self.flops.add(macs, int(q) + int(k), 0)
-        self.flops.add(macs, int(q or k) + int(v), 0)
+        self.flops.add(macs, self.read * (q + k), 0)
+        self.flops.add(macs, self.read * ((q or k) + v), 0)
 
     def _span(self, tower: Tower, index: int) -> float:
         """Positions that one position is compared with."""
@@ -255,12 +266,17 @@ class _Meter:
     def _trains(self, layer: _Layer) -> bool:
         return any(p.parameter in self.trainable for p in layer.parts)
 
-    def _run(self, layer: _Layer, flow: bool, positions: float, backward: bool = True) -> bool:
+    def _run(self, layer: _Layer, flow: bool, positions: float) -> bool:
         """Count one operation and say whether its output requires grad."""
         for p in layer.parts:
             own = p.parameter in self.trainable
-            self.flops.add(p.macs * positions, flow and backward, own and backward)
+            self.flops.add(p.macs * positions, self.read and flow, self.read and own)
         return flow or self._trains(layer)
+
+
+def class_tokens(vision: Any) -> int:
+    """Positions that a vision transformer adds to the patches of an image."""
+    return _CLASS_TOKENS.get(getattr(vision, "model_type", ""), 0)
 
 
 def _inputs(part: Part) -> int:

@@ -243,7 +243,8 @@ class _Parser:
         if bare and "-" in word and all(w in known for w in word.split("-")):
             spaced = " - ".join(word.split("-"))
             return self._error(f"'{word}' is one name; to subtract write '{spaced}'", at)
-        if piece != unit and (piece.partition(".")[0] in known or recipe(piece)):
+        later = "+" in word and not re.search(rf"(^|\.){re.escape(piece)}\+", word)
+        if later and (piece.partition(".")[0] in known or recipe(piece)):
             return self._error(
                 f"'+' without spaces lists units of one tower, and '{piece}' is not one; "
                 "put spaces around the '+' for a union",
