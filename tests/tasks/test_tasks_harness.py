@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from task_models import make_llama, make_tokenizer
 
-from conftest import make_llama, make_tokenizer
 from holdfast.errors import UnknownName, UsageError
 from holdfast.tasks import evaluate, load_task
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Encoder, collate
-from holdfast.data.encode import SEQUENCE_KEYS
+from holdfast.data.aligned import SEQUENCE_KEYS
 from holdfast.data.records import Record
 from holdfast.errors import DataError
 from holdfast.progress import Advance

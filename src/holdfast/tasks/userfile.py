@@ -55,7 +55,9 @@ def file_tasks(
     )
     name = str(options.get("name", data.name))
     summary = f"{source} ({data.format})"
-    return _tasks(data, options, source=source, places=_Places(source), name=name, summary=summary)
+    ids = [str(record.meta.get("id", record.id)) for record in data]
+    places = _Places(source)
+    return _tasks(data, ids, options, source=source, places=places, name=name, summary=summary)
 
 
 def task_from_records(name: str, records: Sequence[Record], **options: Value) -> Task:
@@ -70,7 +72,8 @@ def task_from_records(name: str, records: Sequence[Record], **options: Value) ->
         UsageError: the records name several scorers.
     """
     places = [f"record {shown(record.id)}" for record in records]
-    tasks = _tasks(records, options, source=name, places=places, name=name, summary="")
+    ids = [record.id for record in records]
+    tasks = _tasks(records, ids, options, source=name, places=places, name=name, summary="")
     if len(tasks) > 1:
         found = ", ".join(task.scorer for task in tasks)
         raise UsageError(f"the records of '{name}' name several scorers ({found}); choose one")
@@ -79,6 +82,7 @@ def task_from_records(name: str, records: Sequence[Record], **options: Value) ->
 
 def _tasks(
     records: Sequence[Record],
+    ids: Sequence[str],
     options: Mapping[str, Value],
     *,
     source: str,
@@ -90,8 +94,7 @@ def _tasks(
     problems: list[str] = []
     groups: dict[str, list[Example]] = {}
     seen: dict[str, int] = {}
-    for index, record in enumerate(records):
-        given = str(record.meta.get("id", record.id))
+    for index, (record, given) in enumerate(zip(records, ids, strict=True)):
         example, found = _example(record, given, ask, scorers[index])
         if given in seen:
             found.append(f"the id {shown(given)} is that of {places[seen[given]]} too")
@@ -208,8 +211,8 @@ def _text(item: Any) -> str | None:
 
 def _images_key(record: Record) -> str:
     """Examples about the same pictures are not independent: they share a cluster."""
-    keys = [i.path or hashlib.sha256(i.data or b"").hexdigest()[:16] for i in record.images]
-    return "|".join(keys)
+    images = [i.data or (i.path or "").encode() for i in record.images]
+    return "|".join(hashlib.sha256(image).hexdigest()[:16] for image in images)
 
 
 class _Places:
