@@ -364,6 +364,17 @@ def test_a_template_that_rewrites_answers_is_refused_and_not_guessed(answer):
     assert "'chat'" in str(error.value)
 
 
+def test_the_end_of_turn_token_is_learned_once():
+    """Data that was rendered before often has it in the answer already."""
+    tokenizer = chatml()
+    tokenizer.chat_template = CHATML
+    record = Record((say("user", "Why?"), say("assistant", "No.<|im_end|>")), id="twice")
+    with pytest.raises(DataError, match=r"'twice'.*contains '<\|im_end\|>'.*learned twice"):
+        Encoder(tokenizer)(record)
+    tokenizer.chat_template = None
+    assert supervised_text(tokenizer, Encoder(tokenizer)(record)) == "Why?«No.<|im_end|>»"
+
+
 def test_compat_mask_is_llava_nexts():
     """Per message as its training code does: assistant segments whole, and structure anywhere."""
     tokenizer = chatml()

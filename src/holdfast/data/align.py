@@ -8,6 +8,7 @@ tokenizer is watched while the processor runs.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,19 +33,28 @@ def watch(tokenizer: Any) -> tuple[Any, list[tuple[Any, Any]]]:
     It shares all state with the original and is of a subclass of its class, so that a
     processor takes it for the same thing.
     """
+    original: Any = type(tokenizer)
+    kind = _watching(original)
+    watched: Any = object.__new__(kind)
+    watched.__dict__ = tokenizer.__dict__
     calls: list[tuple[Any, Any]] = []
+    kind.holdfast_calls.__set__(watched, calls)
+    return watched, calls
 
+
+@functools.cache
+def _watching(kind: Any) -> Any:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         text = args[0] if args else kwargs.get("text")
-        text = list(text) if isinstance(text, list | tuple) else text
+        text = list(text) if isinstance(text, list | tuple) else text  # some edit it in place
         encoding = kind.__call__(self, *args, **kwargs)
-        calls.append((text, encoding))
+        watching.holdfast_calls.__get__(self).append((text, encoding))
         return encoding
 
-    kind = type(tokenizer)
-    watched: Any = object.__new__(type(kind.__name__, (kind,), {"__call__": __call__}))
-    watched.__dict__ = tokenizer.__dict__
-    return watched, calls
+    # A slot, because __dict__ is the original's own and is not to be written to.
+    fields = {"__call__": __call__, "__slots__": ("holdfast_calls",)}
+    watching: Any = type(kind.__name__, (kind,), fields)
+    return watching
 
 
 def run_processor(processor: Any, **inputs: Any) -> tuple[Any, list[tuple[Any, Any]]]:

@@ -111,7 +111,8 @@ class Encoder:
         if self._suffix:
             aligned, supervised_tokens = self._run_suffix(record)
         else:
-            rendered = self.conversation.whole(record, self.turns)
+            compat = self.loss_on == "llava_next_compat"
+            rendered = self.conversation.whole(record, self.turns, segments=compat)
             aligned = self._run(rendered.text, record)
             supervised_tokens = self._supervised(rendered, aligned, record)
         aligned.set_labels(supervised_tokens)

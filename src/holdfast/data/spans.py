@@ -71,18 +71,20 @@ class Conversation:
         except Refused as error:
             raise _refusal(record, error) from error
 
-    def whole(self, record: Record, turns: Turns = "all") -> Rendered:
+    def whole(self, record: Record, turns: Turns = "all", *, segments: bool = False) -> Rendered:
         """The whole conversation, and the characters that are supervised.
 
         Args:
             turns: supervise every assistant turn with ``train=True``, or only the last turn.
+            segments: tell where whole turns begin and end, too.
 
         Raises:
             DataError: the template refuses the conversation, or rewrites it so that the
                 supervised characters cannot be told.
         """
         if record.raw:
-            text = "".join(self.render.plain(m) for m in record.messages) + self.eos
+            text = "".join(self.render.plain(m) for m in record.messages)
+            text = text.removesuffix(self.eos) + self.eos
             return Rendered(text, ((0, len(text)),), ((0, len(text)),))
         trained = _trained(record.messages, turns)
         if not self.render.has_template:
@@ -90,7 +92,7 @@ class Conversation:
         try:
             messages, text = self.render.accepted(record.messages, tools=_tools(record))
             view = _View(self.render, messages, text, _tools(record), self._special)
-            return view.rendered(_trained(messages, turns), self.eos)
+            return view.rendered(_trained(messages, turns), self.eos, segments)
         except Refused as error:
             raise _refusal(record, error) from error
 
@@ -111,7 +113,7 @@ class Conversation:
         for k, message in enumerate(messages):
             start = len(text)
             text += self.render.plain(message)
-            if message.role == "assistant":
+            if message.role == "assistant" and not text.endswith(self.eos or "\0"):
                 text += self.eos
             elif message.role == "system":
                 text += "\n\n"
@@ -130,25 +132,31 @@ class _View:
     tools: list[Any] | None
     special: re.Pattern[str]
 
-    def rendered(self, trained: Sequence[int], eos: str) -> Rendered:
-        answers, segments, text = [], [], self.text
+    def rendered(self, trained: Sequence[int], eos: str, segments: bool) -> Rendered:
+        answers, text = [], self.text
         for k in trained:
             start, end, closed = self.answer(k)
             if not closed and k == len(self.messages) - 1 and eos:
                 # The template never says where an answer stops, so the model is told here.
                 text = self.text[:end] + eos
                 end = len(text)
-                segments.append((self.header(k), end))
-            else:
-                segments.append((self.header(k), self.header(k + 1)))
             answers.append((start, end))
-        return Rendered(text, tuple(answers), tuple(segments))
+        whole = [(self.header(k), self.header(k + 1)) for k in trained] if segments else []
+        if text is not self.text and whole:
+            whole[-1] = (whole[-1][0], len(text))
+        return Rendered(text, tuple(answers), tuple(whole))
 
     def answer(self, k: int) -> tuple[int, int, bool]:
         """Start and end of turn k's answer, and whether an end-of-turn token closes it."""
         end, tail = self.content_end(k)
         start = self.start(k, end)
         closing = self.closing(k, tail)
+        token = closing.strip()
+        if token and token in self.messages[k].text:
+            raise Refused(
+                f"assistant turn {k + 1} contains {shown(token)}, the end-of-turn token that the "
+                "template adds; it would be learned twice"
+            )
         return start, end + len(closing), bool(closing.strip())
 
     def content_end(self, k: int) -> tuple[int, str]:
@@ -166,9 +174,9 @@ class _View:
         before = self.messages[:k]
         asked = self.variant(before, ask=True) if before else ""
         bare = self.variant(before) if before else ""
-        content = self.content_start(k)
         if asked != bare and self.text.startswith(asked) and len(asked) <= end:
             return len(asked)
+        content = self.content_start(k)
         if content is None:
             raise Refused(f"it rewrites assistant turn {k + 1} in a way that hides where it begins")
         if asked == bare:
