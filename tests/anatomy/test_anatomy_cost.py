@@ -12,13 +12,11 @@ from holdfast.anatomy.cost import default_load, ratio
 from holdfast.anatomy.flow import Load, flops
 
 T = 24
-TEXT = ("llama", "gpt2", "gpt_neox", "gpt_neox-serial", "phi3", "opt", "olmo2", "gemma3_text")
+TEXT = ("llama", "gpt2", "gpt_neox", "gpt_neox-serial", "phi3", "opt", "gemma3_text")
 SELECTORS = (
     "full",
     "sa-proj",
     "gate-up",
-    "down",
-    "qkv",
     "last-1",
     "last-2 & language.attn",
     "language[1].norm",
@@ -97,14 +95,10 @@ VLM_SELECTORS = (
     "full",
     "full-llm",
     "sa-proj",
-    "gate-up",
-    "last-2",
     "projector",
     "vision",
     "vision[0].attn.q",
-    "vision.mlp",
     "vision.embed",
-    "embed",
     "projector + last-1",
 )
 
