@@ -177,6 +177,9 @@ class _View:
         if asked != bare and self.text.startswith(asked) and len(asked) <= end:
             return len(asked)
         content = self.content_start(k)
+        shared = _shared(asked, self.text)
+        if content is None and self.text.startswith(bare) and len(bare) < shared <= end:
+            return shared
         if content is None:
             raise Refused(f"it rewrites assistant turn {k + 1} in a way that hides where it begins")
         if asked == bare:
@@ -185,7 +188,7 @@ class _View:
             return len(lead) if bare and lead.endswith(bare.rstrip()[-_TAIL:]) else content
         if not self.text.startswith(bare):
             return content  # the turns before are rendered otherwise once this one is there
-        return min(_shared(asked, self.text), content)
+        return min(shared, content)
 
     def content_start(self, k: int) -> int | None:
         """Where turn k's content begins, or None if the template treats a plain word otherwise."""
@@ -203,7 +206,20 @@ class _View:
             own = tail
         match = self.special.match(own)
         closing = match.group() if match else own.rstrip()
-        return closing if tail.startswith(closing) else ""
+        if tail.startswith(closing):
+            return closing
+        # Some templates close the last turn with a token of its own (gpt-oss). The token that
+        # closes this one is then the one that closes the question before it, too.
+        here, there = self.special.match(tail), self.special.match(self.content_tail(k - 1))
+        if here and there and here.group().strip() == there.group().strip():
+            return here.group()
+        return ""
+
+    def content_tail(self, k: int) -> str:
+        """What the template writes after the content of turn k, whatever its role."""
+        if k < 0:
+            return ""
+        return _around(self.variant(self.messages, k, _append(self.messages[k], MARK)), k)[1]
 
     def header(self, k: int) -> int:
         """Where message k begins, its header included."""
@@ -259,14 +275,18 @@ def _shared(a: str, b: str) -> int:
 
 
 def _special_pattern(renderer: Renderer) -> re.Pattern[str]:
-    """White space and then one of the tokenizer's own tokens that may end a turn."""
+    """White space and then the tokens of the tokenizer's own that may end a turn."""
     tokenizer = renderer.tokenizer
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     names = {str(token) for token in added} | set(tokenizer.all_special_tokens)
     names -= {str(tokenizer.bos_token or ""), str(renderer.image_token or "")}
     names = {name for name in names if name.strip()} | {str(tokenizer.eos_token or "\0")}
     longest = sorted(names, key=lambda name: (-len(name), name))
-    return re.compile(r"\s*(?:" + "|".join(map(re.escape, longest)) + ")")
+    one = "(?:" + "|".join(map(re.escape, longest)) + ")"
+    if not tokenizer.eos_token:
+        return re.compile(rf"\s*{one}")
+    # Command R closes with two tokens, of which the second is the EOS.
+    return re.compile(rf"\s*(?:{one}*?{re.escape(str(tokenizer.eos_token))}|{one})")
 
 
 def _tools(record: Record) -> list[Any] | None:
