@@ -153,7 +153,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is not text", key_node.start_mark
@@ -227,7 +227,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 def _keys(loc: Sequence[str | int]) -> list[str]:
     owner: type[BaseModel] = RunConfig
-    inner = {"train": Train, "evaluate": Evaluate, "data": Stage}
+    inner: dict[str, type[BaseModel]] = {"train": Train, "evaluate": Evaluate, "data": Stage}
     for name in loc[:-1]:
         if isinstance(name, str) and name in inner:
             owner = inner[name]

@@ -201,6 +201,12 @@ class Plan:
         if not self.owners:
             owned = {s: self.name for s in EXCLUSIVE if getattr(self, s) is not None}
             object.__setattr__(self, "owners", owned)
+        if self.settle and self.adapt is not None and self.adapt.structure() is not None:
+            raise PlanConflict(
+                f"'{self.owners['adapt']}' leaves its modules in the model, so there are no "
+                f"settled weights for '{self.settle[0].name}' to change at the end of a stage; "
+                "use an adapter that is merged (lora:stages=merge), or leave one of them out."
+            )
         fitting = [t.name for t in self.learn if getattr(t, "fits", False)]
         if len(fitting) > 1:
             raise PlanConflict(
@@ -212,6 +218,9 @@ class Plan:
         for slot in EXCLUSIVE:
             if getattr(self, slot) is not None and getattr(other, slot) is not None:
                 raise PlanConflict(_conflict(slot, self, other))
+        for a, b in ((self, other), (other, self)):
+            if a.adapt is not None and b.train is not None:
+                raise PlanConflict(_adapted(a, b))
         twice = {t.name for t in self.learn} & {t.name for t in other.learn}
         if twice:
             raise PlanConflict(
@@ -232,6 +241,15 @@ class Plan:
             lr_scale=self.lr_scale + other.lr_scale,
             owners={**other.owners, **self.owners},
         )
+
+
+def _adapted(a: Plan, b: Plan) -> str:
+    adapter, weights = a.owners["adapt"], b.owners["train"]
+    return (
+        f"'{adapter}' freezes the model and trains the modules that it brings, and '{weights}' "
+        f"trains {b.train}. To put the modules there, give '{adapter}' a scope; to train weights "
+        "in full beside them, give it also_train."
+    )
 
 
 def _conflict(slot: str, a: Plan, b: Plan) -> str:

@@ -24,9 +24,13 @@ def base(tmp_path):
     )  # fmt: skip
     folder = tmp_path / "base"
     LlamaForCausalLM(config).save_pretrained(folder)
-    core = Tokenizer(models.WordLevel({f"w{i}": i for i in range(39)} | {"<unk>": 39}, unk_token="<unk>"))
+    core = Tokenizer(
+        models.WordLevel({f"w{i}": i for i in range(39)} | {"<unk>": 39}, unk_token="<unk>")
+    )
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="w0", pad_token="w1").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", eos_token="w0", pad_token="w1"
+    ).save_pretrained(folder)
     return folder
 
 
@@ -37,7 +41,9 @@ def tuned(base, out, **extra):
         for n, p in model.named_parameters():
             if n in names:
                 p.add_(torch.randn_like(p))
-    save_delta(out, model, names, base=str(base), base_folder=base, base_hash=fingerprint(base), **extra)
+    save_delta(
+        out, model, names, base=str(base), base_folder=base, base_hash=fingerprint(base), **extra
+    )
     return model
 
 
@@ -130,7 +136,7 @@ def test_damage_is_named(base, tmp_path):
 def test_a_delta_of_another_model_does_not_fit(base, tmp_path):
     tuned(base, tmp_path / "tuned")
     save_file({"model.nothing.weight": torch.zeros(2)}, tmp_path / "tuned" / "delta.safetensors")
-    with pytest.raises(ModelError, match="no weight 'model.nothing.weight'"):
+    with pytest.raises(ModelError, match=r"no weight 'model\.nothing\.weight'"):
         holdfast.load(tmp_path / "tuned")
 
 

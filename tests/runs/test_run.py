@@ -13,7 +13,15 @@ from holdfast.tasks.base import Answer, TaskResult
 
 
 def config(out, **changes):
-    return resolve({"model": "lab:lm", "data": "lab:facts", "methods": "mlp", "out": str(out), **changes})
+    return resolve(
+        {"model": "lab:lm", "data": "lab:facts", "methods": "mlp", "out": str(out), **changes}
+    )
+
+
+def begun(out, **changes):
+    run = Run.start(config(out, **changes))
+    run.begin()
+    return run
 
 
 def result(task="lab:facts", score=1.0):
@@ -25,7 +33,7 @@ def result(task="lab:facts", score=1.0):
 
 
 def test_answers_come_back_as_they_were(tmp_path):
-    run = Run.start(config(tmp_path / "r"))
+    run = begun(tmp_path / "r")
     run.record(0, "target", result())
     run.record(0, "held-out", result("odd/name: ../x"))
     read = Run.read(tmp_path / "r")
@@ -38,7 +46,7 @@ def test_answers_come_back_as_they_were(tmp_path):
 
 
 def test_a_line_that_a_kill_cut_off_is_mended(tmp_path):
-    run = Run.start(config(tmp_path / "r"))
+    run = begun(tmp_path / "r")
     run.record(0, "target", result())
     file = tmp_path / "r" / "measurements.jsonl"
     file.write_bytes(file.read_bytes() + b'{"kind": "sco')
@@ -55,7 +63,7 @@ def test_damage_in_the_middle_is_named(tmp_path):
 
 
 def test_a_second_process_is_refused(tmp_path):
-    first = Run.start(config(tmp_path / "r"))
+    first = begun(tmp_path / "r")
     with pytest.raises(RunError, match="another process is working on"):
         Run.start(config(tmp_path / "r"))
     first.unlock()
@@ -63,7 +71,7 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 def test_another_runs_folder_is_refused_with_the_difference(tmp_path):
-    Run.start(config(tmp_path / "r")).unlock()
+    begun(tmp_path / "r").unlock()
     with pytest.raises(RunError, match=r"another run \(seed: 0 there, 1 now\)"):
         Run.start(config(tmp_path / "r", seed=1))
     assert Run.read(tmp_path / "r").config.seed == 0
@@ -80,31 +88,41 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_the_same_run_elsewhere_is_the_same_run(tmp_path):
-    Run.start(config(tmp_path / "r")).unlock()
+    begun(tmp_path / "r").unlock()
     os.rename(tmp_path / "r", tmp_path / "s")
     Run.start(config(tmp_path / "s")).unlock()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(ZeroDivisionError), writing(tmp_path / "a.json") as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def cut_off():
+        with writing(tmp_path / "a.json") as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cut_off()
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_full_disk_is_said_in_a_sentence(tmp_path):
-    with pytest.raises(RunError, match="the disk is full.*make room"), writing(tmp_path / "a"):
+    with pytest.raises(RunError, match=r"the disk is full.*make room"), writing(tmp_path / "a"):
         raise OSError(28, "No space left on device")
     with pytest.raises(RunError, match="may not be written"), writing(tmp_path / "a"):
         raise OSError(30, "Read-only file system")
 
 
 def test_stage_notes(tmp_path):
-    run = Run.start(config(tmp_path / "r"))
+    run = begun(tmp_path / "r")
     (run.stage_folder(1) / "checkpoints").mkdir(parents=True)
     assert run.stage_done(1) is None
     run.finish_stage(1, {"steps": 3})
     assert run.stage_done(1) == {"steps": 3}
     assert not (run.stage_folder(1) / "checkpoints").exists()
+
+
+def test_a_run_that_never_began_leaves_no_trace(tmp_path):
+    Run.start(config(tmp_path / "r")).unlock()
+    assert not (tmp_path / "r").exists()

@@ -143,4 +143,5 @@ def _share(member: Member) -> float:
     if not rows:
         return 0.0
     whole = steps * len(member.config.data)
-    return min(1.0, ((rows[-1]["stage"] - 1) * steps + rows[-1]["step"]) / whole)
+    done: float = (rows[-1]["stage"] - 1) * steps + rows[-1]["step"]
+    return min(1.0, done / whole)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
 import typer
 
 from holdfast.cli import anatomy, bench, demo, evaluate, export, lab, list_, tune
@@ -22,8 +22,8 @@ app = typer.Typer(
     help=(
         "Teach a language or multimodal model a new skill, and see what it forgot.\n\n"
         "Start with [bold]holdfast demo[/bold]: about five minutes, nothing to prepare. Then\n"
-        "[bold]holdfast tune MODEL --data FILE --method gate-up --tasks TASKS[/bold] does the same to\n"
-        "a model and data of your own."
+        "[bold]holdfast tune MODEL --data FILE --method gate-up --tasks TASKS[/bold]\n"
+        "does the same to a model and data of your own."
     ),
     epilog=EXIT_CODES,
 )
@@ -35,6 +35,9 @@ app.command("export")(export.command)
 app.command("demo")(demo.command)
 app.add_typer(lab.app, name="lab")
 app.add_typer(bench.app, name="bench")
+
+Misused: type[Any] = typer.BadParameter.__mro__[2]
+"""Every complaint about the command line itself; recent typers bring a click of their own."""
 
 CODES: dict[type[HoldfastError], int] = {
     UsageError: 2,
@@ -50,16 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except Misused as error:
         error.show()
         return 2
     except HoldfastError as error:
         people.print("[bold red]error:[/bold red]", end=" ")
         people.print(safe_text(str(error), lines=True), markup=False)
         return next((code for kind, code in CODES.items() if isinstance(error, kind)), 1)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         people.print("interrupted; what was measured is kept. Run the same command to go on.")
         return 130
     except BrokenPipeError:

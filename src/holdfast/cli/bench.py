@@ -39,9 +39,7 @@ def narrow(
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="How many seeds.", min=1, show_default=False)
     ] = None,
-    part: Annotated[
-        str, typer.Option("--part", help="plane, sequence or all.")
-    ] = "all",
+    part: Annotated[str, typer.Option("--part", help="plane, sequence or all.")] = "all",
     workers: Annotated[
         int | None, typer.Option("--workers", help="Runs at a time; by default one a core.", min=1)
     ] = None,

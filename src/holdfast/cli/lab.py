@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._console import TerminalProgress, people
+from holdfast.cli._console import TerminalProgress, output, people
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,15 +19,28 @@ app = typer.Typer(
 def show(
     name: Annotated[
         str | None,
-        typer.Argument(help="A lab data set (lab:count); by default all.", show_default=False),
+        typer.Argument(
+            help="A lab data set, such as lab:count. Without it, what there is is listed.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path(
         "lab.png"
     ),
 ) -> None:
-    """Draw examples of the lab's data, with questions and answers, into one picture."""
+    """List what is in the lab, or draw examples of one data set into a picture."""
     from holdfast import lab
 
+    if name is None:
+        for kind, found in (
+            ("models", lab.models()),
+            ("data", lab.datasets()),
+            ("suites", lab.suites()),
+        ):
+            people.print(f"[bold]{kind}[/bold]")
+            for known, summary in found.items():
+                output.print(f"  {known:<18} {summary}", markup=False)
+        return
     lab.show(name, out)
     people.print(f"written: {out}", markup=False)
 
@@ -44,6 +57,19 @@ def build(
     seed: Annotated[int, typer.Option("--seed")] = 0,
 ) -> None:
     """Pre-train the lab's models again, from a seed (under 60 minutes on two cores)."""
-    from holdfast.lab.build import build_all
+    from holdfast import lab
+    from holdfast.errors import UnknownName
+    from holdfast.lab.build import build as pretrain
 
-    build_all(out=out, only=model, seed=seed, progress=TerminalProgress())
+    if model is not None and model not in lab.models():
+        raise UnknownName("lab model", model, lab.models())
+    for name in [model] if model else lab.models():
+        which = name.removeprefix("lab:")
+        with TerminalProgress().bar(f"pre-training {name}") as advance:
+            place = pretrain(
+                which,
+                (out or lab.HOME) / which,
+                seed,
+                progress=lambda step, steps, loss: advance(step, steps),
+            )
+        people.print(f"written: {place}", markup=False)

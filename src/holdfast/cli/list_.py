@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +11,7 @@ from rich.table import Table
 from holdfast.cli._console import output, print_json
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     methods = "methods"
     tasks = "tasks"
     models = "models"
@@ -62,7 +62,7 @@ def _methods() -> list[dict[str, Any]]:
 def _tasks() -> list[dict[str, Any]]:
     from holdfast import lab
 
-    return [{"name": n, "summary": s} for n, s in lab.tasks().items()] + [
+    return [{"name": n, "summary": s} for n, s in (lab.datasets() | lab.suites()).items()] + [
         {"name": "FILE.jsonl", "summary": "a file of your own, in any format that tune reads"},
         {"name": "lm_eval:NAME", "summary": "a task of lm-eval (NAME@FOLDER for local task files)"},
     ]
@@ -90,15 +90,21 @@ def _scorers() -> list[dict[str, Any]]:
 
 
 def _families() -> list[dict[str, Any]]:
-    from holdfast.anatomy.families import FAMILIES
+    from holdfast.anatomy.families import COMPOSITES, LAYOUTS
 
-    return [{"name": n} for n in sorted(FAMILIES)]
+    rows = [(n, f"{row.tower} tower") for row in LAYOUTS for n in row.types]
+    rows += [(n, "multimodal") for row in COMPOSITES for n in row.types]
+    return [{"name": n, "kind": kind} for n, kind in sorted(set(rows))]
 
 
 def _recipes() -> list[dict[str, Any]]:
     from holdfast.anatomy.recipes import RECIPES
 
-    return [{"name": n, "selector": s} for n, s in RECIPES.items()]
+    rows = [{"name": n, "selector": s, "summary": about} for n, (s, about) in RECIPES.items()]
+    towers = {"vision": "the vision tower", "projector": "what maps it into the language model"}
+    blocks = {"last-N": "language[-N:]", "first-N": "language[:N]"}
+    rows += [{"name": n, "selector": n, "summary": about} for n, about in towers.items()]
+    return rows + [{"name": n, "selector": s, "summary": ""} for n, s in blocks.items()]
 
 
 ROWS = {

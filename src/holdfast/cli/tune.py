@@ -133,10 +133,10 @@ def command(
     resolved = resolve(values)
     progress = Progress() if quiet or as_json else TerminalProgress()
     if dry_run:
-        from holdfast.report.run import dry_run
+        from holdfast.report.run import dry_run as described
 
         facts = preflight(resolved, progress=progress).facts()
-        print_json(facts) if as_json else output.print(dry_run(facts))
+        print_json(facts) if as_json else output.print(described(facts))
         return
     run = tune(resolved, progress=progress)
     from holdfast.report.run import finish
@@ -180,6 +180,8 @@ def default_out(values: dict[str, Any]) -> str:
     methods = [methods] if isinstance(methods, str) else methods
     stages = values.get("data") or []
     stages = stages if isinstance(stages, list) else [stages]
-    first = stages[0].get("data", "") if stages and isinstance(stages[0], dict) else "".join(stages[:1])
+    first = (
+        stages[0].get("data", "") if stages and isinstance(stages[0], dict) else "".join(stages[:1])
+    )
     parts = [plain(values.get("model", "model")), "+".join(plain(m) for m in methods), plain(first)]
     return "runs/" + ".".join(p for p in parts if p)

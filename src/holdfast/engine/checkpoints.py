@@ -25,7 +25,9 @@ class Seal(TrainerCallback):  # type: ignore[misc]
         for file in folder.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        write_json(folder / SEAL, {f.name: f.stat().st_size for f in folder.iterdir() if f.is_file()})
+        write_json(
+            folder / SEAL, {f.name: f.stat().st_size for f in folder.iterdir() if f.is_file()}
+        )
 
 
 def latest(folder: Path) -> Path | None:

@@ -35,7 +35,7 @@ class PlanMixin:
     own keeps its own loss unless the plan adds terms to it."""
     base_weights: ClassVar[Mapping[str, Tensor] | None] = None
     """Values at the start of the run of weights that earlier stages changed."""
-    adapter_folder: ClassVar[Path | None] = None
+    adapter_folder: Path | None = None
     """Where an adapter is saved in its own format before it is merged."""
     bound: Bound
 
@@ -47,7 +47,7 @@ class PlanMixin:
         self.model_wrapped = self.model
         token = [t for t in self.plan.learn if isinstance(t, TokenTerm)]
         weight = [t for t in self.plan.learn if not isinstance(t, TokenTerm)]
-        if token and not any(t.fits for t in token) or self.gather_loss and not token:
+        if (token and not any(t.fits for t in token)) or (self.gather_loss and not token):
             token.insert(0, CrossEntropy())
         self.token_terms: list[TokenTerm] = token
         self.weight_terms: list[WeightTerm] = weight
@@ -60,7 +60,9 @@ class PlanMixin:
 
     # The loss
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
+    ) -> Any:
         """Count each term's positions over the whole optimizer step, over all ranks."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
         if self.token_terms and batches:
@@ -154,7 +156,9 @@ class PlanMixin:
         made = self.optimizer is None  # type: ignore[has-type]
         optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
         if made and self.bound.scales and hasattr(optimizer, "param_groups"):
-            scale = {id(p): self.bound.scales.get(n, 1.0) for n, p in self.bound.parameters().items()}
+            scale = {
+                id(p): self.bound.scales.get(n, 1.0) for n, p in self.bound.parameters().items()
+            }
             optimizer.param_groups[:] = _split(optimizer.param_groups, scale)
         self.optimizer = optimizer
         return optimizer
@@ -218,7 +222,8 @@ def with_plan(trainer: type[Trainer], plan: Plan | str | Sequence[str]) -> type[
 
     Example:
         >>> from trl import SFTTrainer
-        >>> trainer = holdfast.with_plan(SFTTrainer, "gate-up")(model, args=args, train_dataset=data)
+        >>> Narrow = holdfast.with_plan(SFTTrainer, "gate-up")
+        >>> trainer = Narrow(model, args=args, train_dataset=data)
         >>> trainer.train()
 
     Raises:

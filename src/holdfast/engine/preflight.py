@@ -20,6 +20,7 @@ from holdfast.plan import Plan
 from holdfast.progress import Progress
 from holdfast.tasks import Task
 
+
 @dataclass(frozen=True)
 class Preflight:
     """A run that has been checked and not started."""

@@ -42,7 +42,7 @@ def _open(stage: Stage, config: RunConfig) -> Skill:
     data = read(stage.data)
     test = stage.test or (stage.data if stage.data.startswith("lab:") else None)
     if test is not None:
-        train, held_back = list(range(len(data))), []
+        train, held_back = list(range(len(data))), list[int]()
         tasks = load_task(test, model=config.model, limit=config.evaluate.limit)
     else:
         train, held_back = split(data, stage.hold_back, config.seed)

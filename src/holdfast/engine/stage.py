@@ -61,7 +61,9 @@ class StageTrainer(PlanMixin, Trainer):  # type: ignore[misc]
 
     gather_loss = True
 
-    def __init__(self, *args: Any, plan: Plan, base_weights: Mapping[str, Tensor], **kw: Any) -> None:
+    def __init__(
+        self, *args: Any, plan: Plan, base_weights: Mapping[str, Tensor], **kw: Any
+    ) -> None:
         self.plan = plan  # type: ignore[misc]
         self.base_weights = base_weights  # type: ignore[misc]
         super().__init__(*args, **kw)

@@ -25,9 +25,7 @@ from holdfast.runs.run import Role
 from holdfast.tasks import Task, TaskResult, evaluate
 
 
-def tune(
-    config: RunConfig, *, progress: Progress | None = None, known: Path | None = None
-) -> Run:
+def tune(config: RunConfig, *, progress: Progress | None = None, known: Path | None = None) -> Run:
     """Run a configuration to its end, from wherever an earlier process left it.
 
     Args:
@@ -49,7 +47,9 @@ def tune(
         if run.finished:
             progress.say(f"{run.path} is finished already; its numbers are read back.")
             return run
-        _Tuning(run, preflight(config, progress=progress), progress, known).go()
+        checked = preflight(config, progress=progress)
+        run.begin()
+        _Tuning(run, checked, progress, known).go()
         return run
     finally:
         run.unlock()
@@ -66,7 +66,9 @@ def measure_base(config: RunConfig, out: Path, *, progress: Progress | None = No
     run = Run.start(config.model_copy(update={"out": str(out)}))
     try:
         if not run.finished:
-            work = _Tuning(run, preflight(run.config, progress=Progress()), progress, None)
+            checked = preflight(run.config)
+            run.begin()
+            work = _Tuning(run, checked, progress, None)
             work.load()
             work.score(0)
             run.finish()

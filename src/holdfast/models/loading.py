@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from holdfast.errors import ModelError
 from holdfast.models.source import DELTA, Source, fetch, fingerprint, resolve
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, ProcessorMixin, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-    Processor = ProcessorMixin | PreTrainedTokenizerBase
+Processor: TypeAlias = Any
+"""A transformers processor (multimodal) or tokenizer (text)."""
 
 
 @dataclass

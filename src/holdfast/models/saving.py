@@ -92,7 +92,8 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / TENSORS)
+        values: dict[str, torch.Tensor] = load_file(folder / TENSORS)
+        return values
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{folder / TENSORS} cannot be read: {error}") from None
 
@@ -119,8 +120,8 @@ def load_delta(source: Source, folder: Path, *, device: str | torch.device | Non
     found = fingerprint(base_folder)
     if found != facts["base_hash"]:
         raise ModelError(
-            f"{folder} holds changes to '{facts['base']}' with hash {str(facts['base_hash'])[:12]}, "
-            f"but the weights in {base_folder} have hash {found[:12]}: this is another model. "
+            f"{folder} holds changes to '{facts['base']}' with hash "
+            f"{str(facts['base_hash'])[:12]}, but the weights in {base_folder} have hash {found[:12]}: this is another model. "
             "Put the original weights back, or tune again."
         )
     model = load_model(base_folder, getattr(torch, str(facts["base_dtype"])))
@@ -176,6 +177,6 @@ def _export_peft(folder: Path, out: Path) -> None:
     if len(stages) == 1:
         shutil.copytree(stages[0], out, dirs_exist_ok=True)
         return
-    from holdfast.pieces.lora import concatenate
+    from holdfast.pieces.lora_history import concatenate
 
     concatenate(stages, out)

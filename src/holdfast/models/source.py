@@ -101,7 +101,9 @@ def _is_hub_snapshot(folder: Path) -> bool:
 
 
 def _no_weights(folder: Path) -> ModelError:
-    others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    others = sorted(
+        p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt")
+    )
     if others:
         return ModelError(
             f"{folder} has no model.safetensors, only {', '.join(others)}. Pickle files can run "
@@ -119,7 +121,9 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (ValueError, KeyError, AttributeError):
             raise ModelError(f"{index} is damaged; download the model again.") from None
         missing = [n for n in names if not (folder / n).exists()]

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 def summary_of(run: Run) -> Summary:
     """All measures of a run from its kept answers, each target learned in its own stage."""
-    return summarise(run.all_answers(), run.tasks("target"), run.tasks("held-out"))
+    learned = {stage.label: k for k, stage in enumerate(run.config.data, 1)}
+    return summarise(
+        run.all_answers(), run.tasks("target"), run.tasks("held-out"), learned_at=learned
+    )
 
 
 def row_of(run: Run, summary: Summary) -> RecipeRow:

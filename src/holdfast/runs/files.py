@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def writing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunError(explain(error, path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -95,7 +96,9 @@ class Lines:
         except OSError as error:
             raise RunError(explain(error, self.path)) from error
 
-    def read(self, keep: Callable[[dict[str, Any]], bool] = lambda row: True) -> list[dict[str, Any]]:
+    def read(
+        self, keep: Callable[[dict[str, Any]], bool] = lambda row: True
+    ) -> list[dict[str, Any]]:
         """Every whole line; a last line without its end is one that a kill cut off."""
         if not self.path.exists():
             return []
@@ -104,7 +107,9 @@ class Lines:
             try:
                 row = json.loads(line)
             except ValueError:
-                raise RunError(f"{self.path}, line {number} is damaged; restore or delete it.") from None
+                raise RunError(
+                    f"{self.path}, line {number} is damaged; restore or delete it."
+                ) from None
             if keep(row):
                 rows.append(row)
         return rows

@@ -7,6 +7,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -33,7 +34,9 @@ class Run:
 
     @classmethod
     def start(cls, config: RunConfig) -> Run:
-        """Make the directory, or take up the run that is in it.
+        """Make and lock the directory, or take up the run that is in it.
+
+        Nothing but the lock is written before :meth:`begin`.
 
         Raises:
             RunError: the directory holds another run, something that is no run, or a run
@@ -52,9 +55,12 @@ class Run:
             )
         run = cls(path, config)
         run.lock()
-        if not file.exists():
-            write_text(file, config.dump())
         return run
+
+    def begin(self) -> None:
+        """Note what the run was told, once that has been checked."""
+        if not (self.path / "run.yaml").exists():
+            write_text(self.path / "run.yaml", self.config.dump())
 
     @classmethod
     def read(cls, path: str | Path) -> Run:
@@ -84,9 +90,14 @@ class Run:
         self._lock = handle
 
     def unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self._lock is None:
+            return
+        if not (self.path / "run.yaml").exists():  # it never began: leave no trace
+            (self.path / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.rmdir()
+        self._lock.close()
+        self._lock = None
 
     # What was measured
 
