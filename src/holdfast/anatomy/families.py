@@ -87,7 +87,7 @@ _QWEN_OUTER: dict[str, Leaf] = {"patch_embed.**": "embed", "pos_embed": "embed"}
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "llama mistral ministral ministral3 qwen2 qwen2_vl_text qwen2_5_vl_text gemma granite "
-        "stablelm smollm3 helium olmo seed_oss arcee internlm3 cwm",
+        "stablelm smollm3 helium olmo seed_oss arcee internlm3 cwm ernie4_5 jais2",
         ("layers",),
         _LLAMA
         | _QK_NORM
@@ -99,12 +99,12 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("qwen3 qwen3_vl_text", ("layers",), _LLAMA | _QK_NORM, _OUTER),
     Layout("cohere cohere2", ("layers",), _LLAMA | _QK_NORM, _OUTER, parallel=True),
     Layout(
-        "gemma2 gemma3_text",
+        "gemma2 gemma3_text vaultgemma",
         ("layers",),
         _QKV | gated("mlp") | _QK_NORM | _SANDWICH,
         _OUTER,
     ),
-    Layout("olmo2 olmo3", ("layers",), _QKV | gated("mlp") | _QK_NORM | _POST, _OUTER),
+    Layout("olmo2 olmo3 exaone4", ("layers",), _QKV | gated("mlp") | _QK_NORM | _POST, _OUTER),
     Layout(
         "phi3",
         ("layers",),
@@ -138,7 +138,7 @@ LAYOUTS: tuple[Layout, ...] = (
         _OUTER,
     ),
     Layout(
-        "mixtral qwen3_moe qwen3_vl_moe_text olmoe",
+        "mixtral qwen3_moe qwen3_vl_moe_text olmoe minimax_m2",
         ("layers",),
         _LLAMA | _QK_NORM | _MOE,
         _OUTER,
