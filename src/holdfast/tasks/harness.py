@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,11 @@ def harness_task(name: str, *, limit: int | None = None) -> HarnessTask:
         MissingExtra: lm-eval is not installed.
     """
     need("lm_eval", "lm-eval")
-    from lm_eval.tasks import TaskManager
-
     text, options = split_options(name.removeprefix(PREFIX), OPTIONS)
     task, _, folder = text.partition("@")
     if folder and not Path(folder).is_dir():
         raise UsageError(f"'{name}': {folder} is not a folder with lm-eval task files (.yaml)")
-    with _quiet():
-        manager = TaskManager(
-            include_path=str(Path(folder).resolve()) if folder else None,
-            include_defaults=not folder,
-        )
+    manager = _manager(str(Path(folder).resolve())) if folder else _default_manager()
     known = list(manager.all_tasks)
     if task not in known:
         shown = known if len(known) <= 50 else get_close_matches(task, known, n=10, cutoff=0.4)
@@ -72,6 +67,19 @@ def harness_task(name: str, *, limit: int | None = None) -> HarnessTask:
         limit=limit,
         options=options,
     )
+
+
+def _manager(folder: str | None) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    with _quiet():
+        return TaskManager(include_path=folder, include_defaults=folder is None)
+
+
+@cache
+def _default_manager() -> Any:
+    """Kept, since lm-eval reads thousands of files to make it."""
+    return _manager(None)
 
 
 def run_harness(
@@ -115,8 +123,9 @@ def run_harness(
                 "network, name local files in its YAML and use lm_eval:NAME@FOLDER"
             ) from error
     wanted = str(task.options["metric"]) if "metric" in task.options else None
+    alone = len(found["samples"]) == 1
     return [
-        _result(name, samples, found["results"].get(name, {}), wanted)
+        _result(task.name if alone else PREFIX + name, samples, found["results"][name], wanted)
         for name, samples in found["samples"].items()
     ]
 
@@ -128,13 +137,12 @@ def _result(
     rows = [s for s in samples if s["filter"] == first]
     metrics = list(rows[0]["metrics"]) if rows else []
     if wanted is not None and wanted not in metrics:
-        raise UsageError(f"lm-eval's {name} has no metric '{wanted}'; it has {', '.join(metrics)}")
+        raise UsageError(f"{name} has no metric '{wanted}'; it has {', '.join(metrics)}")
     metric = wanted or next(iter(metrics), "")
-    full = PREFIX + name
     numbers = {k: v for k, v in report.items() if isinstance(v, int | float)}
     return TaskResult(
-        task=full,
-        answers=tuple(_answer(full, row, metric) for row in rows),
+        task=name,
+        answers=tuple(_answer(name, row, metric) for row in rows),
         meta={"ask": "lm_eval", "metric": metric, "filter": first, "metrics": numbers},
     )
 
