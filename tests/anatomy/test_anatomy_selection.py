@@ -244,3 +244,18 @@ def test_groups_add_up():
         groups = found.groups(chosen.parts)
         assert sum(g.count for g in groups) == found.count
         assert sum(g.selected for g in groups) == chosen.count
+
+
+def test_older_layout_with_a_whole_language_model_inside():
+    """As LLaVA was laid out before transformers 4.52: ``language_model.model.layers``."""
+    new = build("llava", "cpu")
+    old = torch.nn.Module()
+    old.config = new.config
+    old.vision_tower = new.model.vision_tower
+    old.multi_modal_projector = new.model.multi_modal_projector
+    old.language_model = t.LlamaForCausalLM(t.LlamaConfig(**TEXT))
+    found = anatomy(old)
+    assert found.other == ()
+    for text in ("sa-proj", "gate-up", "full-llm", "vision", "projector", "last-1-lmmcl"):
+        assert found.select(text).count == anatomy(new).select(text).count
+    assert list(found.select("head").parameters) == ["language_model.lm_head.weight"]
