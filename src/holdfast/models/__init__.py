@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
+
+_HOMES = {
+    "Loaded": "loading",
+    "export": "saving",
+    "load": "loading",
+    "load_all": "loading",
+    "save_delta": "saving",
+}
 
 __all__ = ["Loaded", "export", "load", "load_all", "save_delta"]
 
 
 def __getattr__(name: str) -> Any:
-    from holdfast.models import loading, saving
-
-    for module in (loading, saving):
-        if name in __all__ and hasattr(module, name):
-            return getattr(module, name)
-    raise AttributeError(name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"holdfast.models.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'holdfast.models' has no attribute '{name}'")
