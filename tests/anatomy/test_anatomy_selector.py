@@ -81,6 +81,7 @@ def test_pairs_that_mean_the_same(llava, one, other):
         ("   ", "empty"),
         ("langauge", "did you mean 'language'?"),
         ("sa-prj", "did you mean 'sa-proj'?"),
+        ("langauge.attn", "no tower 'langauge'; did you mean 'language'?"),
         ("language.mlp.gait", "did you mean 'mlp.gate'?"),
         ("language.atn", "did you mean 'attn'?"),
         ("language.attn.q+w", "there is no role 'attn.w'"),

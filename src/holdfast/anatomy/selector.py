@@ -250,6 +250,10 @@ class _Parser:
                 "put spaces around the '+' for a union",
                 at,
             )
+        first = re.split(r"[.\[]", word)[0]
+        groups = {u.partition(".")[0] for u in known_units()}
+        if not bare and first not in groups | set(TOWERS):
+            return self._error(f"there is no tower '{first}'{nearest(first, TOWERS)}", at, stop="")
         names = known if bare else list(known_units())
         return self._error(f"there is no role '{unit}'{nearest(unit, names)}", at, stop="")
 
