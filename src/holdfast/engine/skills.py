@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, replace
 
 from holdfast.config import RunConfig, Stage
-from holdfast.data import DataSet, read
+from holdfast.data import DataSet, Record, read
 from holdfast.errors import DataError, UsageError
 from holdfast.tasks import Task, load_task, task_from_records
 
@@ -46,7 +46,7 @@ def _open(stage: Stage, config: RunConfig) -> Skill:
         tasks = load_task(test, model=config.model, limit=config.evaluate.limit)
     else:
         train, held_back = split(data, stage.hold_back, config.seed)
-        tasks = [task_from_records(stage.label, [data[i] for i in held_back])]
+        tasks = [_held_back_task(stage.label, [data[i] for i in held_back])]
     if len(tasks) != 1:
         raise UsageError(
             f"'{test or stage.data}' is {len(tasks)} tasks ({', '.join(t.name for t in tasks)}); "
@@ -57,6 +57,16 @@ def _open(stage: Stage, config: RunConfig) -> Skill:
     train = _enough(train, config)
     records = data if len(train) == len(data) else _some(data, train)
     return Skill(stage.label, records, task, data.format, data.notices, len(held_back))
+
+
+def _held_back_task(label: str, records: list[Record]) -> Task:
+    try:
+        return task_from_records(label, records)
+    except DataError as error:
+        raise DataError(
+            f"what was held back of '{label}' makes no test ({error}). "
+            "Give a test of its own with --test."
+        ) from None
 
 
 def _enough(train: list[int], config: RunConfig) -> list[int]:
