@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.benchmarks.collect import Finished, collect, points, rows
+from holdfast.benchmarks.findings import of_plane, of_sequence
 from holdfast.benchmarks.grid import Failure, Member, run_grid
 from holdfast.config import resolve
 from holdfast.engine.tune import measure_base
@@ -174,9 +175,10 @@ def _write(
         "Regenerate with: holdfast bench narrow.",
     ]
     notes += [f"Not finished: {f.member.name} ({f.reason})" for f in failures]
+    table = rows(finished)
     return write_comparison(
         folder,
-        rows(finished),
+        table,
         TITLES[part],
         notes,
         points=found if part == "plane" else (),
@@ -188,4 +190,5 @@ def _write(
             "orders": ", ".join(sorted({f.member.order for f in finished})),
         },
         units=f"{seeds} seeds",
+        sections=of_plane(found) if part == "plane" else of_sequence(table),
     )
