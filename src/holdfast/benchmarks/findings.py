@@ -108,7 +108,8 @@ def _ranking(rows: Sequence[RecipeRow]) -> list[str]:
         kept = row.forgetting.value > full.forgetting.value
         lines.append(
             f"{name} learned {100 * share:.0f}% of what full tuning did ({row.learned:+.1f} "
-            f"against {full.learned:+.1f}) and lost {-row.forgetting:.1f} against {-full.forgetting:.1f}: "
+            f"against {full.learned:+.1f}) and lost {-row.forgetting:.1f} against "
+            f"{-full.forgetting:.1f}: "
             + ("less, as the paper says." if kept else "not less, against the paper.")
         )
     if "projector" in by_name:

@@ -121,8 +121,8 @@ def load_delta(source: Source, folder: Path, *, device: str | torch.device | Non
     if found != facts["base_hash"]:
         raise ModelError(
             f"{folder} holds changes to '{facts['base']}' with hash "
-            f"{str(facts['base_hash'])[:12]}, but the weights in {base_folder} have hash {found[:12]}: this is another model. "
-            "Put the original weights back, or tune again."
+            f"{str(facts['base_hash'])[:12]}, but the weights in {base_folder} have hash "
+            f"{found[:12]}: this is another model. Put the original weights back, or tune again."
         )
     model = load_model(base_folder, getattr(torch, str(facts["base_dtype"])))
     if facts["structure"]:
