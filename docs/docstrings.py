@@ -1,0 +1,39 @@
+"""Docstrings are plain text with a few Sphinx roles; this makes them Markdown for the site."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+_ROLE = re.compile(r":(?:class|func|meth|data|mod|attr|exc):`~?([^`]+)`")
+_CODE = re.compile(r"(`[^`]+`)")
+_SECTION = re.compile(r"(Args|Returns|Raises|Attributes|Yields):\s*$")
+_EXAMPLE = re.compile(r"Examples?:\s*$")
+
+
+class PlainText(griffe.Extension):
+    """Shapes ([N, V]), indices (A[k][j]) and placeholders (<image>) are text, not links or HTML."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = markdown(obj.docstring.value)
+
+
+def markdown(text: str) -> str:
+    """``text`` with roles as code and brackets escaped, but for indented code and examples."""
+    lines, within = [], ""
+    for line in text.splitlines():
+        if line and not line[0].isspace():
+            within = "section" if _SECTION.match(line) else ""
+            within = "example" if _EXAMPLE.match(line) else within
+        code = within == "example" or (within == "" and line.startswith("    ")) or ">>>" in line
+        lines.append(line if code else _escaped(_ROLE.sub(r"`\1`", line)))
+    return "\n".join(lines)
+
+
+def _escaped(line: str) -> str:
+    pieces = _CODE.split(line)
+    pieces[::2] = [p.replace("[", r"\[").replace("<", "&lt;") for p in pieces[::2]]
+    return "".join(pieces)
