@@ -32,9 +32,7 @@ def test_a_recipes_gradient_is_full_tunings_on_its_weights(tmp_path):
     train(llama(), "sa-proj", tmp_path, data=rows, steps=1, note=first.append)
     plain = llama()
     plain(**collate([rows[i] for i in draws(8, 8, 1)])).loss.backward()
-    squares = sum(
-        p.grad.pow(2).sum() for n, p in plain.named_parameters() if "self_attn" in n
-    )
+    squares = sum(p.grad.pow(2).sum() for n, p in plain.named_parameters() if "self_attn" in n)
     assert first[0]["grad_norm"] == pytest.approx(squares.sqrt().item(), rel=1e-4)
 
 
@@ -79,7 +77,10 @@ def test_micro_batches_do_not_change_the_numbers(tmp_path, methods):
 
 
 def test_the_stage_is_seeded(tmp_path):
-    runs = [values(train(llama(), "mlp", tmp_path / str(i), seed=s).model) for i, s in enumerate([1, 1, 2])]
+    runs = [
+        values(train(llama(), "mlp", tmp_path / str(i), seed=s).model)
+        for i, s in enumerate([1, 1, 2])
+    ]
     assert all(torch.equal(runs[0][n], runs[1][n]) for n in runs[0])
     assert not all(torch.equal(runs[0][n], runs[2][n]) for n in runs[0])
 
@@ -89,7 +90,13 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "methods", [["sa-proj"], ["mlp", "lwf", "wise-ft:alpha=0.3"], ["lora:rank=2,dropout=0.2"], ["two-experts"]]
+    "methods",
+    [
+        ["sa-proj"],
+        ["mlp", "lwf", "wise-ft:alpha=0.3"],
+        ["lora:rank=2,dropout=0.2"],
+        ["two-experts"],
+    ],
 )
 def test_cut_and_resumed_is_bit_equal(tmp_path, methods, monkeypatch):
     settings = {"steps": 8, "save_every": 3}
@@ -102,7 +109,9 @@ def test_cut_and_resumed_is_bit_equal(tmp_path, methods, monkeypatch):
 
     real = stage_module.Watch
     monkeypatch.setattr(
-        stage_module, "Watch", lambda *a: type("W", (real, Kill), {"on_step_end": Kill.on_step_end})(*a)
+        stage_module,
+        "Watch",
+        lambda *a: type("W", (real, Kill), {"on_step_end": Kill.on_step_end})(*a),
     )
     with pytest.raises(Killed):
         train(llama(), methods, tmp_path / "cut", **settings)

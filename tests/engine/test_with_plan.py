@@ -130,9 +130,13 @@ def test_trl(tmp_path, tokenizer, plan):
 def test_trls_own_loss_is_kept(tmp_path, tokenizer):
     """The same script with and without the plan 'full': the same weights."""
     trl = pytest.importorskip("trl")
-    data = Dataset.from_list([{"text": " ".join(f"w{(i * j) % 60}" for j in range(6))} for i in range(12)])
+    data = Dataset.from_list(
+        [{"text": " ".join(f"w{(i * j) % 60}" for j in range(6))} for i in range(12)]
+    )
     models_ = [llama(), llama()]
-    for cls, model in zip((trl.SFTTrainer, holdfast.with_plan(trl.SFTTrainer, "full")), models_, strict=True):
+    for cls, model in zip(
+        (trl.SFTTrainer, holdfast.with_plan(trl.SFTTrainer, "full")), models_, strict=True
+    ):
         args = trl.SFTConfig(
             output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=4, use_cpu=True,
             report_to="none", save_strategy="no", bf16=False, disable_tqdm=True,
@@ -140,3 +144,21 @@ def test_trls_own_loss_is_kept(tmp_path, tokenizer):
         cls(model=model, processing_class=tokenizer, train_dataset=data, args=args).train()
     for (name, a), (_, b) in zip(*(m.named_parameters() for m in models_), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_text_positions_of_a_model_with_images(tmp_path):
+    """What stands for an image is read off the ids where the processor does not say it."""
+    from holdfast.engine.mixin import with_kinds
+    from holdfast.testing import tiny_llava
+
+    tiny = tiny_llava()
+    image = tiny.model.config.image_token_id
+    kinds = with_kinds(tiny.batch, tiny.model.config)["mm_token_type_ids"]
+    assert torch.equal(kinds == 1, tiny.batch["input_ids"] == image)
+    rows = [{k: v[i] for k, v in tiny.batch.items()} for i in range(2)] * 4
+    trainer = holdfast.with_plan(Trainer, ["mlp", "lwf:positions=all_text"])(
+        model=tiny.model, args=arguments(tmp_path, max_steps=2), train_dataset=rows,
+        data_collator=lambda r: {k: torch.stack([x[k] for x in r]) for k in r[0]},
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.log_history[-2]["loss/distill"] > 0

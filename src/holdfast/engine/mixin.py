@@ -66,8 +66,9 @@ class PlanMixin:
         """Count each term's positions over the whole optimizer step, over all ranks."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
         if self.token_terms and batches:
+            readable = [with_kinds(b, self._config()) for b in batches]
             counts = torch.stack(
-                [sum(t.positions(b).sum() for b in batches) for t in self.token_terms]  # type: ignore[misc]
+                [sum(t.positions(b).sum() for b in readable) for t in self.token_terms]  # type: ignore[misc]
             ).to(device)
             if self.args.world_size > 1:  # type: ignore[attr-defined]
                 counts = self.accelerator.reduce(counts, reduction="sum")  # type: ignore[attr-defined]
@@ -91,7 +92,8 @@ class PlanMixin:
     def _token_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         labels = inputs["labels"]
         features = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache")}
-        places = [t.positions(inputs) for t in self.token_terms]
+        readable = with_kinds(inputs, self._config())
+        places = [t.positions(readable) for t in self.token_terms]
         union = torch.stack(places).any(0)
         inner = self.accelerator.unwrap_model(model)  # type: ignore[attr-defined]
         logits = logits_at(model, inner, features, union)
@@ -115,6 +117,9 @@ class PlanMixin:
             total = total + term.weight * part * world
             self._note(term.name, part * world)
         return total
+
+    def _config(self) -> Any:
+        return self.accelerator.unwrap_model(self.model).config  # type: ignore[attr-defined]
 
     def _weight_loss(self) -> Tensor | float:
         if not self.weight_terms:
@@ -184,6 +189,16 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]
             parameters = self.bound.parameters()
             for update in self.bound.updates:
                 update.after_step(parameters)
+
+
+def with_kinds(batch: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
+    """The batch with ``mm_token_type_ids`` [B, T] (0: text), read off the placeholder tokens."""
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    marks = [m for m in (getattr(config, name, None) for name in names) if m is not None]
+    if "mm_token_type_ids" in batch or "input_ids" not in batch or not marks:
+        return batch
+    ids = batch["input_ids"]
+    return {**batch, "mm_token_type_ids": torch.isin(ids, ids.new_tensor(marks)).long()}
 
 
 def _split(groups: Sequence[dict[str, Any]], scale: Mapping[int, float]) -> list[dict[str, Any]]:
