@@ -23,14 +23,21 @@ class PlainText(griffe.Extension):
 
 def markdown(text: str) -> str:
     """``text`` with roles as code and brackets escaped, but for indented code and examples."""
-    lines, within = [], ""
+    lines, within, session = [], "", False
     for line in text.splitlines():
         if line and not line[0].isspace():
             within = "section" if _SECTION.match(line) else ""
             within = "example" if _EXAMPLE.match(line) else within
-        code = within == "example" or (within == "" and line.startswith("    ")) or ">>>" in line
+        session = line.startswith(">>>") or (session and bool(line.strip()))
+        code = session or within == "example" or (within == "" and line.startswith("    "))
         lines.append(line if code else _escaped(_ROLE.sub(r"`\1`", line)))
-    return "\n".join(lines)
+    return _fenced("\n".join(lines))
+
+
+def _fenced(text: str) -> str:
+    """Console sessions that stand outside of an Examples section, as code blocks."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(f"```pycon\n{p}\n```" if p.startswith(">>>") else p for p in paragraphs)
 
 
 def _escaped(line: str) -> str:
