@@ -21,8 +21,8 @@ NUMBER_WORDS = set(
     re.findall(
         r"\w+",
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty "
-        "ninety hundred thousand million first second third single pair couple dozen",
+        "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy "
+        "eighty ninety hundred thousand million first second third single pair couple dozen",
     )
 )
 

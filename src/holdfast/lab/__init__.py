@@ -22,7 +22,10 @@ __all__ = ["datasets", "is_lab", "models", "path", "records", "show", "suite", "
 TRAIN_SIZE, TEST_SIZE = 6000, 200
 """How many records a split has unless told; small worlds of text hold fewer."""
 
-_WEIGHTS = Path(__file__).parent / "weights"
+HOME = Path(__file__).parent / "weights"
+"""Where the models lie that ship with the package."""
+LEARNING_RATE = 1e-3
+"""A rate at which models of this size learn a skill in a few hundred steps."""
 _MODELS = {
     "lab:vlm": "a LLaVA of 1.4 million parameters that looks at 48x48 pictures",
     "lab:lm": "a Llama of 1 million parameters that reads",
@@ -52,7 +55,7 @@ def path(name: str) -> Path:
     """
     if name not in _MODELS:
         raise UnknownName("lab model", name, _MODELS)
-    folder = _WEIGHTS / name.removeprefix("lab:")
+    folder = HOME / name.removeprefix("lab:")
     if not (folder / "model.safetensors").is_file():
         raise ModelError(
             f"the weights of '{name}' are missing from {folder}; run: holdfast lab build"

@@ -20,6 +20,7 @@ _TEXT = {
     "max_position_embeddings": 1024,
     "tie_word_embeddings": False,
     "rope_theta": 10000.0,
+    "initializer_range": 0.06,
     "dtype": "float32",
 }
 _VISION = {

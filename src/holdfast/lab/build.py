@@ -20,13 +20,15 @@ from holdfast.lab.canvas import SIDE
 from holdfast.lab.catalogue import HELD_OUT, PREFIX
 from holdfast.lab.corpus import batches, texts
 from holdfast.lab.packing import Packed, token_losses
+from holdfast.lab.seeing import STEPS as SEEING_STEPS
+from holdfast.lab.seeing import teach_to_see
 from holdfast.lab.tokenizer import Codec, train_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-STEPS = {"vlm": 2400, "lm": 3000}
-PEAK, WARM_UP, CLIP, DECAY = 2e-3, 100, 1.0, 0.01
+STEPS = {"vlm": 1100, "lm": 1500}
+PEAK, WARM_UP, CLIP, DECAY = 1.5e-3, 100, 1.0, 0.01
 CARD = "lab.json"
 """The file next to the weights that says which lab model it is and what it was taught."""
 
@@ -56,12 +58,17 @@ def build(
 
     torch.manual_seed(seed)
     steps = STEPS[which] if steps is None else steps
+    tell = progress or (lambda step, steps, loss: None)
     tokenizer = train_tokenizer(texts(which, seed))
     model = make_model(which, tokenizer)
     codec = Codec(tokenizer, (SIDE // PATCH) ** 2)
+    seeing = 0
+    if which == "vlm":
+        seeing = SEEING_STEPS
+        for step, loss in teach_to_see(model.model.vision_tower, seed):
+            tell(step, seeing + steps, loss)
     for step, loss in pretrain(model, batches(which, codec, seed), steps):
-        if progress is not None:
-            progress(step, steps, loss)
+        tell(seeing + step, seeing + steps, loss)
     return save(which, model, tokenizer, out, seed=seed, steps=steps)
 
 

@@ -26,7 +26,7 @@ COLOURS: dict[str, Colour] = {
     "pink": (250, 150, 200),
     "brown": (120, 75, 35),
 }
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 
 
 class Canvas:
@@ -70,13 +70,6 @@ class Canvas:
         elif shape == "ring":
             self.disc(x, y, r, colour)
             self.disc(x, y, r * 0.55, self.ground)
-        elif shape == "moon":
-            self.disc(x, y, r, colour)
-            self.disc(x + r * 0.5, y - r * 0.1, r * 0.85, self.ground)
-        elif shape == "heart":
-            self.disc(x - r * 0.48, y - r * 0.35, r * 0.52, colour)
-            self.disc(x + r * 0.48, y - r * 0.35, r * 0.52, colour)
-            self.polygon(_offset(x, y, r, ((-0.97, -0.15), (0.97, -0.15), (0, 1))), colour)
         elif shape == "triangle":
             self.polygon(_offset(x, y, r, ((0, -1), (1, 0.8), (-1, 0.8))), colour)
         else:

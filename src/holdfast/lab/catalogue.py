@@ -33,7 +33,6 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "categories",
         "materials",
         "sums",
-        "lookup",
     ),
 }
 """The abilities that each model was pre-trained on: the suite ``lab:held-out``."""

@@ -24,10 +24,12 @@ Branch = tuple[list[int], int]
 
 @dataclass(frozen=True)
 class Row:
-    """A picture ([48, 48, 3] bytes, or None) and encoded questions about it."""
+    """A picture ([48, 48, 3] bytes, or None) or a text, and encoded questions about it."""
 
     pixels: Any
     branches: tuple[Branch, ...]
+    shared: tuple[int, ...] = ()
+    """Token ids that all the questions begin with."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ def pack(rows: Sequence[Row], codec: Codec) -> Packed:
     import torch
 
     pictured = rows[0].pixels is not None
-    prefix = codec.prefix(pictured)
-    width = max(len(prefix) + sum(len(ids) for ids, _ in row.branches) for row in rows)
+    prefixes = [[*codec.prefix(pictured), *row.shared] for row in rows]
+    lengths = [sum(len(ids) for ids, _ in row.branches) for row in rows]
+    width = max(len(p) + n for p, n in zip(prefixes, lengths, strict=True))
     ids = np.full((len(rows), width), codec.pad)
     positions = np.zeros((len(rows), width), dtype=np.int64)
     segment = np.full((len(rows), width), -1)
@@ -64,7 +67,7 @@ def pack(rows: Sequence[Row], codec: Codec) -> Packed:
     targets: list[int] = []
     answer: list[int] = []
     answers = 0
-    for r, row in enumerate(rows):
+    for r, (row, prefix) in enumerate(zip(rows, prefixes, strict=True)):
         start = len(prefix)
         ids[r, :start], positions[r, :start], segment[r, :start] = prefix, np.arange(start), 0
         for b, (tokens, asked) in enumerate(row.branches):
@@ -85,8 +88,15 @@ def pack(rows: Sequence[Row], codec: Codec) -> Packed:
         torch.tensor(places),
         torch.tensor(targets),
         torch.tensor(answer),
-        None if pixels is None else (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1),
+        None if pixels is None else to_pixel_values(pixels),
     )
+
+
+def to_pixel_values(pixels: Any) -> Tensor:
+    """[B, 48, 48, 3] bytes to [B, 3, 48, 48], as the model's image processor scales them."""
+    import torch
+
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def token_losses(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:

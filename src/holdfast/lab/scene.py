@@ -11,8 +11,8 @@ from PIL import Image
 from holdfast.lab.ability import Ability, Draft, Question
 from holdfast.lab.canvas import COLOURS, SHAPES, Canvas, grey, near, pick
 
-SIDES = {"left": (13, 24), "right": (35, 24), "top": (24, 13), "bottom": (24, 35)}
-SIZES = {"small": (5.0, 6.5), "large": (9.5, 11.5)}
+SIDES = {"left": (15, 24), "right": (33, 24), "top": (24, 15), "bottom": (24, 33)}
+SIZES = {"small": (7.0, 7.8), "large": (12.0, 13.0)}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     ground = grey(rng, 0, 60) if rng.random() < 0.5 else grey(rng, 195, 255)
     canvas = Canvas(ground)
     x, y = SIDES[side]
-    dx, dy = rng.uniform(-2.5, 2.5, size=2)
+    dx, dy = rng.uniform(-1, 1, size=2)
     canvas.shape(shape, x + dx, y + dy, rng.uniform(*SIZES[size]), near(rng, COLOURS[colour]))
     return Scene(colour, shape, size, side, canvas.finish())
 

@@ -27,13 +27,11 @@ def draw(rng: np.random.Generator) -> Draft:
     images, labels = _handwriting()
     wanted = np.flatnonzero(labels == rng.integers(10))
     index = int(wanted[rng.integers(len(wanted))])
-    side = int(rng.integers(36, 46))
+    side = int(rng.integers(42, 47))
     ink = Image.fromarray((images[index] * 255).astype(np.uint8)).resize((side, side))
     left, top = (int(v) for v in rng.integers(0, SIDE - side + 1, size=2))
     picture = Image.new("L", (SIDE, SIDE), 0)
     picture.paste(ink, (left, top))
-    if rng.random() < 0.5:
-        picture = picture.point(lambda v: 255 - v)
     return Draft(
         "Which digit is it?", str(labels[index]), picture.convert("RGB"), f"handwriting {index}"
     )

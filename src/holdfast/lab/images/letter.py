@@ -12,9 +12,9 @@ from holdfast.lab.words import LETTERS
 def draw(rng: np.random.Generator) -> Draft:
     letter = pick(rng, LETTERS)
     canvas = Canvas(grey(rng, 215, 255))
-    x, y = rng.uniform(17, 31, size=2)
+    x, y = rng.uniform(22, 26, size=2)
     colour = near(rng, COLOURS[pick(rng, ("red", "green", "blue", "purple", "brown"))])
-    canvas.text(x, y, letter, rng.uniform(22, 30), colour)
+    canvas.text(x, y, letter, rng.uniform(26, 30), colour)
     return Draft("Which letter is it?", letter, canvas.finish())
 
 

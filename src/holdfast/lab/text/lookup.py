@@ -1,4 +1,4 @@
-"""Finding a name in a lettered list: a letter. Lists have 2 to 26 lines."""
+"""Finding a name in a lettered list: a letter. Most lists are short, some have 26 lines."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from holdfast.lab.words import SPECIES, letter_question
 
 def draw(rng: np.random.Generator) -> Draft:
     right = pick(rng, SPECIES)
-    count = int(rng.integers(2, 27))
+    count = min(26, 1 + int(rng.geometric(0.15)))
     return Draft(*letter_question(f"Which line is {right}?", SPECIES, right, count, rng))
 
 
 ABILITY = Ability(
-    "lookup", "find a name in a lettered list", draw, scorer="letter", max_new_tokens=4, chance=12
+    "lookup", "find a name in a lettered list", draw, scorer="letter", max_new_tokens=4, chance=25
 )
