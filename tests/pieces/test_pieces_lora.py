@@ -313,3 +313,19 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'holdfast\[lora\]'"):
         _attach(LoRA(rank=2, alpha=2.0), tiny_llama().model)
     assert lora().adapt is not None  # the plan itself needs nothing
+
+
+def test_tied_embeddings_that_train_beside_an_adapter_stay_tied(tmp_path):
+    """One part with two names: the head moves with the embeddings, and merging keeps it so."""
+    config = t.LlamaConfig(**IDS, **DEEP, num_key_value_heads=2, tie_word_embeddings=True)
+    tiny = _text(lambda: t.LlamaForCausalLM(config))
+    adapter = LoRA(rank=2, alpha=2.0, scope="mlp", also_train="language.head")
+    model = _attach(adapter, tiny.model)
+    trained = [p for n, p in model.named_parameters() if "modules_to_save" in n]
+    with torch.no_grad():
+        trained[0].add_(torch.randn_like(trained[0]))
+        learned = model(**tiny.batch).logits
+    merged = adapter.detach(model, tmp_path)
+    assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**tiny.batch).logits, learned)

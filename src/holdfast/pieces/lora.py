@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -153,6 +154,8 @@ class LoRA:
         settings: dict[str, Any] = {}
         if found.parameters:
             settings["target_parameters"] = list(found.parameters)
+        if _shared(model, save):
+            settings["ensure_weight_tying"] = True  # else PEFT trains a copy beside the head
         return peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -177,6 +180,12 @@ def rebuild(model: nn.Module, structure: Mapping[str, Any], anatomy: Anatomy) ->
     for _ in range(int(structure["adapters"])):
         model = adapter.attach(model, anatomy)
     return model
+
+
+def _shared(model: nn.Module, paths: Sequence[str]) -> bool:
+    """Whether a weight of these modules stands elsewhere in the model too (tied embeddings)."""
+    places = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    return any(places[id(p)] > 1 for path in paths for p in model.get_submodule(path).parameters())
 
 
 def _adapter(index: int) -> str:
