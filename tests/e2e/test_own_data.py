@@ -8,6 +8,7 @@ from e2e_tools import model_folder, own_data, run, write_rows
 from transformers import AutoModelForImageTextToText
 
 import holdfast
+from holdfast.errors import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +151,35 @@ def test_every_kind_of_result_loads_to_the_same_logits(tmp_path, methods):
         mine = dict(ours.named_parameters())
         for name, value in merged.named_parameters():
             torch.testing.assert_close(value, mine[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora:rank=2", "lora:rank=2,stages=keep"])
+def test_the_exported_adapter_is_the_tuned_model(tmp_path, method):
+    """After two stages: adapters that were merged add up, one that was kept is there once."""
+    from peft import PeftModel
+
+    first, rows = own_data(tmp_path, 12)
+    second = write_rows(tmp_path / "more.jsonl", rows[::-1])
+    holdfast.tune(
+        "lab:vlm", [str(first), str(second)], method, out=tmp_path / "run",
+        evaluate={"limit": 1}, steps=3, batch_size=4, learning_rate=3e-3,
+    )  # fmt: skip
+    holdfast.export(tmp_path / "run", tmp_path / "peft", form="peft")
+    base, _ = holdfast.load("lab:vlm")
+    theirs = PeftModel.from_pretrained(base, tmp_path / "peft").merge_and_unload()
+    ours, _ = holdfast.load(tmp_path / "run")
+    ids = torch.arange(5, 20)[None]
+    with torch.no_grad():
+        expected, found = ours(input_ids=ids).logits, theirs(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_no_adapter_is_exported_that_is_not_the_tuned_model(tmp_path):
+    """WiSE-FT edits what the adapter was merged into: the adapter alone is another model."""
+    data, _ = own_data(tmp_path, 12)
+    holdfast.tune(
+        "lab:vlm", str(data), ["lora:rank=2", "wise-ft"], out=tmp_path / "run",
+        evaluate={"limit": 1}, steps=1, batch_size=4, learning_rate=3e-3,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="edited the merged weights"):
+        holdfast.export(tmp_path / "run", tmp_path / "peft", form="peft")

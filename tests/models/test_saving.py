@@ -152,3 +152,26 @@ def test_delta_json_says_what_it_is(base, tmp_path):
     assert facts["parameters"] == 2 * 16 * 24
     assert facts["stages"] == ["a"]
     assert facts["base_dtype"] == "float32"
+
+
+def test_export_takes_a_name_and_refuses_a_file(base, tmp_path):
+    model = tuned(base, tmp_path / "tuned")
+    holdfast.export(str(tmp_path / "tuned"), str(tmp_path / "full"))
+    again, _ = holdfast.load(tmp_path / "full")
+    assert torch.equal(model(IDS).logits, again(IDS).logits)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelError, match="is a file or is not empty"):
+        holdfast.export(tmp_path / "tuned", tmp_path / "file")
+
+
+def test_a_processor_that_cannot_be_made_is_a_sentence(base, monkeypatch):
+    from transformers import AutoProcessor
+
+    from holdfast.models.loading import load_processor
+
+    def broken(folder):
+        raise AttributeError("TokenizersBackend has no attribute boi_token_id")
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", broken)
+    with pytest.raises(ModelError, match=r"no usable processor.*boi_token_id"):
+        load_processor(base)

@@ -171,7 +171,8 @@ class _Tuning:
                 note=lambda row: self.run.measurements.append(
                     {"kind": "train", "stage": stage, **row}
                 ),
-                adapter_folder=folder / "adapter",
+                # an adapter that is edited after it was merged is not the stage's result
+                adapter_folder=None if checked.plan.settle else folder / "adapter",
             )
         self.model = trained.model.eval()
         if stage < len(checked.skills):

@@ -139,7 +139,7 @@ def load_processor(folder: Path) -> Processor:
                 f"the processor in {folder} needs a library that is not installed: "
                 f"{_first_line(error)} (usually: pip install torchvision)"
             ) from None
-        except (ValueError, OSError, KeyError, TypeError) as error:
+        except Exception as error:  # each processor fails on a damaged folder in its own way
             raise ModelError(f"{folder} has no usable processor: {_first_line(error)}") from None
 
 

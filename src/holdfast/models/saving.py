@@ -135,7 +135,7 @@ def load_delta(source: Source, folder: Path, *, device: str | torch.device | Non
     return Loaded(model, load_processor(base_folder), source, folder, found, base.name)
 
 
-def export(name: str, out: Path, *, form: str = "huggingface") -> None:
+def export(name: str | Path, out: str | Path, *, form: str = "huggingface") -> None:
     """Write a tuned model for others to use.
 
     Args:
@@ -148,15 +148,16 @@ def export(name: str, out: Path, *, form: str = "huggingface") -> None:
         ModelError: ``name`` holds no delta, its modules are not the base's own (a mixture
             has no ordinary folder to be saved in), or it has no adapter.
     """
-    source = resolve(name)
+    out = Path(out)
+    source = resolve(str(name))
     folder = fetch(source)
     if not (folder / DELTA).exists():
         raise ModelError(f"{name} is an ordinary model folder already; there is nothing to export.")
-    if out.exists() and any(out.iterdir()):
-        raise ModelError(f"{out} is not empty; choose a new folder.")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ModelError(f"{out} is a file or is not empty; choose a new folder.")
     facts = read_delta(folder)
     if form == "peft":
-        _export_peft(folder, out)
+        _export_peft(folder, out, facts["structure"])
         return
     if facts["structure"]:
         raise ModelError(
@@ -170,12 +171,15 @@ def export(name: str, out: Path, *, form: str = "huggingface") -> None:
     loaded.processor.save_pretrained(out)
 
 
-def _export_peft(folder: Path, out: Path) -> None:
+def _export_peft(folder: Path, out: Path, structure: Mapping[str, Any] | None) -> None:
     stages = sorted((folder / "adapters").glob("*")) if (folder / "adapters").is_dir() else []
     if not stages:
-        raise ModelError(f"{folder} has no adapter: the method did not make one.")
-    if len(stages) == 1:
-        shutil.copytree(stages[0], out, dirs_exist_ok=True)
+        raise ModelError(
+            f"{folder} has no adapter: the method made none, or edited the merged weights "
+            "afterwards (wise-ft). Export the whole model, without --peft."
+        )
+    if len(stages) == 1 or (structure or {}).get("stages") == "keep":
+        shutil.copytree(stages[-1], out, dirs_exist_ok=True)  # one adapter, trained on and on
         return
     from holdfast.pieces.lora_history import concatenate
 
