@@ -75,6 +75,14 @@ def test_a_selector_with_a_typo(user, capsys):
     )
 
 
+def test_an_adapter_that_does_not_fit_is_refused_before_the_run_begins(user, capsys):
+    tmp_path, data, _ = user
+    out = ["--out", tmp_path / "r"]
+    refused(capsys, 2, ["'visoin'", "'vision'"], *tune(data, *out, method="lora:scope=visoin"))
+    refused(capsys, 2, ["no linear layer"], *tune(data, *out, method="lora:scope=language.norm"))
+    assert not (tmp_path / "r").exists()
+
+
 def test_unknown_names(user, capsys):
     tmp_path, data, _ = user
     out = ["--out", tmp_path / "r"]

@@ -102,6 +102,9 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
             f"'{plan.name}' says neither which weights train nor which modules to add; combine it "
             "with a recipe (--method gate-up), see 'holdfast list methods'."
         )
+    if plan.adapt is not None:
+        shape = load_meta(str(base_folder))
+        plan.adapt.attach(shape, anatomy(shape))  # what it cannot adapt, it refuses here
     train = _with_rate(config, plan, progress)
     processor = load_processor(base_folder)
     skills = open_skills(config)
