@@ -129,3 +129,8 @@ def test_methods_are_listed_without_torch() -> None:
         "; m.method('two-experts'); sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_method_that_is_given_twice():
+    with pytest.raises(PlanConflict, match="'wise-ft' is given 2 times; give it once"):
+        plan(["mlp", "wise-ft", "wise-ft:alpha=0.2"])

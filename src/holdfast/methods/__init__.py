@@ -14,7 +14,7 @@ import functools
 import operator
 from collections.abc import Sequence
 
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, PlanConflict
 from holdfast.methods._registry import METHODS, Described, build, describe, published
 from holdfast.methods._text import parse, split
 from holdfast.methods.lora import lora
@@ -98,4 +98,8 @@ def plan(texts: str | Sequence[str]) -> Plan:
     if not parts:
         known = ", ".join(entry.name for entry in METHODS)
         raise ConfigError(f"no method was given; there is: {known}")
+    names = [parse(part)[0] for part in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise PlanConflict(f"'{name}' is given {names.count(name)} times; give it once.")
     return functools.reduce(operator.or_, (method(part) for part in parts))
