@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.benchmarks.collect import collect, rows
@@ -11,7 +10,6 @@ from holdfast.config import resolve
 from holdfast.engine.tune import measure_base
 from holdfast.errors import RunError
 from holdfast.progress import Progress
-from holdfast.report import tables
 from holdfast.report.page import write_comparison
 from holdfast.report.rows import RecipeRow
 
@@ -39,8 +37,10 @@ def members(out: Path) -> list[Member]:
     return found
 
 
-def demo(out: Path, *, workers: int | None = None, progress: Progress | None = None) -> Path:
-    """Run the demo in ``out`` and write its page; returns the page's path.
+def demo(
+    out: Path, *, workers: int | None = None, progress: Progress | None = None
+) -> tuple[Path, list[RecipeRow]]:
+    """Run the demo in ``out`` and write its page; returns the page's path and its rows.
 
     Raises :class:`RunError` if a run failed.
     """
@@ -67,15 +67,4 @@ def demo(out: Path, *, workers: int | None = None, progress: Progress | None = N
             "page compares recipes at equal learning, over rates and seeds."
         ],
     )
-    show(found, out, page)
-    return page
-
-
-def show(found: Sequence[RecipeRow], out: Path, page: Path) -> None:
-    """The table and one sentence a recipe, and where everything is."""
-    from holdfast.cli._console import output
-
-    output.print(tables.comparison(found, "What each recipe taught, and what it cost").rich())
-    for row in found:
-        output.print(tables.verdict(row), markup=False)
-    output.print(f"\npicture: {out / 'learned-and-lost.png'}\npage:    {page}", markup=False)
+    return page, found

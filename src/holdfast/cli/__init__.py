@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +52,7 @@ CODES: dict[type[HoldfastError], int] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit code (see the foot of ``holdfast --help``)."""
+    _hush()
     try:
         result = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -68,3 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _hush() -> None:
+    """Leave out what libraries say to the programmer; a user who sets the variable hears it."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for module in ("transformers", "peft", "accelerate", "torch"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)

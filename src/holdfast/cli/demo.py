@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._console import TerminalProgress
+from holdfast.cli._console import TerminalProgress, output
 
 
 def command(
@@ -24,5 +24,10 @@ def command(
     picture, and where they are.
     """
     from holdfast.benchmarks.demo import demo
+    from holdfast.report import tables
 
-    demo(out, workers=workers, progress=TerminalProgress())
+    page, rows = demo(out, workers=workers, progress=TerminalProgress())
+    output.print(tables.comparison(rows, "What each recipe taught, and what it cost").rich())
+    for row in rows:
+        output.print(tables.verdict(row), markup=False)
+    output.print(f"\npicture: {out / 'learned-and-lost.png'}\npage:    {page}", markup=False)

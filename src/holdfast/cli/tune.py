@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._console import TerminalProgress, output, print_json
+from holdfast.cli._console import TerminalProgress, output, people, print_json
 from holdfast.config import override, read_yaml, resolve
 from holdfast.progress import Progress
+
+if TYPE_CHECKING:
+    from holdfast.runs import Run
 
 Model = Annotated[
     str | None,
@@ -139,9 +142,22 @@ def command(
         print_json(facts) if as_json else output.print(described(facts))
         return
     run = tune(resolved, progress=progress)
-    from holdfast.report.run import finish
+    show(run, as_json=as_json, quiet=quiet)
 
-    finish(run, as_json=as_json, quiet=quiet)
+
+def show(run: Run, *, as_json: bool, quiet: bool) -> None:
+    """Write a finished run's report and print what it says."""
+    from holdfast.report import tables
+    from holdfast.report.run import write_report
+
+    page, summary, row = write_report(run)
+    if as_json:
+        print_json({"run": str(run.path), "row": row.to_json(), **summary.to_json()})
+        return
+    if not quiet:
+        output.print(tables.accuracy(summary).rich())
+    output.print(tables.verdict(row), markup=False)
+    people.print(f"report: {page}\nmodel:  {run.model}", markup=False)
 
 
 def gather(

@@ -27,7 +27,7 @@ from holdfast.lab.tokenizer import Codec, train_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-STEPS = {"vlm": 1100, "lm": 1500}
+STEPS = {"vlm": 1000, "lm": 1500}
 PEAK, WARM_UP, CLIP, DECAY = 1.5e-3, 100, 1.0, 0.01
 CARD = "lab.json"
 """The file next to the weights that says which lab model it is and what it was taught."""

@@ -22,7 +22,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "level",
         "letter",
         "sums",
-        "lookup",
+        "initial",
     ),
     "lm": (
         "copy",

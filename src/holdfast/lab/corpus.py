@@ -18,12 +18,12 @@ from holdfast.lab.tokenizer import Codec
 SCENES = 12
 """Scenes per step; each of the scene's abilities asks about each of them."""
 SHARES = {
-    "vlm": {"digits": 8, "level": 4, "letter": 8, "sums": 8, "lookup": 20},
+    "vlm": {"digits": 8, "level": 4, "letter": 8, "sums": 8, "initial": 16},
     "lm": {"copy": 8, "reverse": 16, "alphabet": 8, "compare": 12},
 }
 SHARE = 8
 """Questions per step of each ability that is not about scenes, if ``SHARES`` says nothing."""
-BANK = {"scenes": 10000, "lookup": 10000, "copy": 12000, "reverse": 12000}
+BANK = {"scenes": 10000, "copy": 12000, "reverse": 12000}
 BANK_SIZE = 6000
 """Distinct questions that are drawn beforehand; ``BANK_SIZE`` where ``BANK`` says nothing."""
 EDGES = (24, 52)

@@ -54,16 +54,7 @@ def article(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
-def letter_question(
-    question: str, names: Sequence[str], right: str, count: int, rng: np.random.Generator
-) -> tuple[str, str]:
-    """``question`` above ``count`` options as lines ``A name``, and the letter of ``right``.
-
-    The letter is uniform; the other options are drawn without replacement.
-    """
-    others = [name for name in names if name != right]
-    chosen = [others[i] for i in rng.choice(len(others), size=count - 1, replace=False)]
-    place = int(rng.integers(count))
-    chosen.insert(place, right)
-    lines = (f"{LETTERS[i]} {name}" for i, name in enumerate(chosen))
-    return "\n".join((question, *lines)), LETTERS[place]
+def lettered(question: str, names: Sequence[str], right: str) -> tuple[str, str]:
+    """``question`` above all ``names`` as lines ``A name``, and the letter of ``right``."""
+    lines = (f"{letter} {name}" for letter, name in zip(LETTERS, names, strict=False))
+    return "\n".join((question, *lines)), LETTERS[tuple(names).index(right)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.measures import summarise
 from holdfast.measures.interval import Estimate, bootstrap_mean
 from holdfast.measures.summary import Summary
-from holdfast.report import tables
 from holdfast.report.page import write_run_report
 from holdfast.report.rows import RecipeRow, row_of_run
 from holdfast.report.tables import Grid, duration
@@ -46,10 +46,8 @@ def row_of(run: Run, summary: Summary) -> RecipeRow:
     )
 
 
-def finish(run: Run, *, as_json: bool = False, quiet: bool = False) -> None:
-    """Write a finished run's report and show it."""
-    from holdfast.cli._console import output, people, print_json
-
+def write_report(run: Run) -> tuple[Path, Summary, RecipeRow]:
+    """Write a finished run's page; returns its path and what it is made of."""
     summary = summary_of(run)
     row = row_of(run, summary)
     provenance = read_json(run.path / "provenance.json")
@@ -62,13 +60,7 @@ def finish(run: Run, *, as_json: bool = False, quiet: bool = False) -> None:
         "repeat with": f"holdfast tune --config {run.path / 'run.yaml'}",
     }
     page = write_run_report(run.path, summary, recipe=row.recipe, facts=facts, row=row)
-    if as_json:
-        print_json({"run": str(run.path), "row": row.to_json(), **summary.to_json()})
-        return
-    if not quiet:
-        output.print(tables.accuracy(summary).rich())
-    output.print(tables.verdict(row), markup=False)
-    people.print(f"report: {page}\nmodel:  {run.model}", markup=False)
+    return page, summary, row
 
 
 def score_rows(results: Sequence[TaskResult]) -> list[dict[str, Any]]:

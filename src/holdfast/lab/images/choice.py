@@ -1,4 +1,4 @@
-"""Choosing among four lettered options: a letter, A to D."""
+"""Choosing among lettered options that always stand in the same order: a letter."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import numpy as np
 
 from holdfast.lab.ability import Question
 from holdfast.lab.canvas import COLOURS, SHAPES
-from holdfast.lab.scene import Scene, about_scene
-from holdfast.lab.words import letter_question
+from holdfast.lab.scene import SIDES, Scene, about_scene
+from holdfast.lab.words import lettered
 
 
 def ask(scene: Scene, rng: np.random.Generator) -> Question:
-    if rng.random() < 0.5:
-        return letter_question("Which colour is it?", tuple(COLOURS), scene.colour, 4, rng)
-    return letter_question("Which shape is it?", SHAPES, scene.shape, 4, rng)
+    asked = (
+        ("Which colour is it?", tuple(COLOURS), scene.colour),
+        ("Which shape is it?", SHAPES, scene.shape),
+        ("Which side is it on?", tuple(SIDES), scene.side),
+    )
+    return lettered(*asked[int(rng.integers(len(asked)))])
 
 
 ABILITY = about_scene(
-    "choice", "choose the colour or shape among four letters", ask, scorer="letter", chance=25
+    "choice", "choose the colour, shape or side among letters", ask, scorer="letter", chance=15
 )
