@@ -85,7 +85,7 @@ class Train(_Strict):
     """``bf16``: bfloat16 compute, trained weights kept in float32. ``auto``: that on a GPU."""
     loss_on: Literal["answer", "llava_next_compat", "all"] = "answer"
     max_length: Count | None = None
-    """Tokens; longer text is cut, images never are."""
+    """Tokens; longer text is cut, images never are. None: the model's positions."""
     gradient_checkpointing: bool = False
     save_every: Count | None = None
     """Steps between checkpoints; None: ten times in a stage."""
@@ -109,7 +109,7 @@ class RunConfig(_Strict):
     tasks: list[str] = []
     """Held-out tasks and suites, scored before the first stage and after each."""
     out: str
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=4_000_000)] = 0
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
 

@@ -83,6 +83,39 @@ def test_an_adapter_that_does_not_fit_is_refused_before_the_run_begins(user, cap
     assert not (tmp_path / "r").exists()
 
 
+def test_a_damaged_model_is_refused_before_the_run_begins(user, capsys):
+    tmp_path, data, _ = user
+    folder, out = model_folder(tmp_path), tmp_path / "r"
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    refused(capsys, 4, ["damaged", "copy it again"], *tune(data, "--out", out, model=folder))
+    weights.write_bytes(whole)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 8
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(capsys, 4, ["of another shape"], *tune(data, "--out", out, model=folder))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999"])
+def test_a_seed_that_no_generator_takes(user, capsys, seed):
+    tmp_path, data, _ = user
+    refused(capsys, 2, ["seed", seed], *tune(data, "--out", tmp_path / "r", "--seed", seed))
+
+
+def test_text_beyond_the_models_positions_is_cut_and_counted(user, capsys):
+    tmp_path, _, _ = user
+    rows = [{"prompt": "a", "completion": "b " * 3000}, {"prompt": "a", "completion": "b"}]
+    data = write_rows(tmp_path / "long.jsonl", rows * 2)
+    test = write_rows(tmp_path / "test.jsonl", rows[1:])
+    code, _, err = run(
+        capsys, *tune(data, "--test", test, "--out", tmp_path / "r", "--dry-run", model="lab:lm")
+    )
+    assert code == 0, err
+    assert "2 records cut at max_length" in err
+
+
 def test_unknown_names(user, capsys):
     tmp_path, data, _ = user
     out = ["--out", tmp_path / "r"]

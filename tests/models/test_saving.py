@@ -175,3 +175,15 @@ def test_a_processor_that_cannot_be_made_is_a_sentence(base, monkeypatch):
     monkeypatch.setattr(AutoProcessor, "from_pretrained", broken)
     with pytest.raises(ModelError, match=r"no usable processor.*boi_token_id"):
         load_processor(base)
+
+
+def test_weights_that_are_missing_or_of_another_shape_are_never_made_up(base):
+    file = base / "model.safetensors"
+    values = load_file(file)
+    kept = values.pop("model.norm.weight")
+    save_file(values, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"missing or of another shape \(model.norm.weight\)"):
+        holdfast.load(base)
+    save_file({**values, "model.norm.weight": kept[:8].clone()}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model.norm.weight \(shape \[8\]\)"):
+        holdfast.load(base)

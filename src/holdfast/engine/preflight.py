@@ -19,6 +19,7 @@ from holdfast.models.source import DELTA, Source, fetch, resolve
 from holdfast.plan import Plan
 from holdfast.progress import Progress
 from holdfast.tasks import Task
+from holdfast.tasks.batches import context_length
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
                 f"({facts['structure']['kind']}); tune its base instead."
             )
         base, base_folder = find_base(facts)
-    found = anatomy(load_meta(str(base_folder)))
+    shape = load_meta(str(base_folder))
+    found, room = anatomy(shape), context_length(shape)
     selection = found.select(plan.train) if plan.train is not None else None
     if selection is None and plan.adapt is None:
         raise UsageError(
@@ -103,8 +105,8 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
             "with a recipe (--method gate-up), see 'holdfast list methods'."
         )
     if plan.adapt is not None:
-        shape = load_meta(str(base_folder))
-        plan.adapt.attach(shape, anatomy(shape))  # what it cannot adapt, it refuses here
+        adapted = load_meta(str(base_folder))
+        plan.adapt.attach(adapted, anatomy(adapted))  # what it cannot adapt, it refuses here
     train = _with_rate(config, plan, progress)
     processor = load_processor(base_folder)
     skills = open_skills(config)
@@ -113,7 +115,8 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
     surveys = []
     for skill in skills:
         progress.say(f"{skill.label}: {len(skill.records)} records ({skill.format})")
-        encoder = Encoder(processor, loss_on=train.loss_on, max_length=train.max_length)
+        length = train.max_length or room
+        encoder = Encoder(processor, loss_on=train.loss_on, max_length=length)
         with progress.bar(f"counting tokens of {skill.label}") as advance:
             surveys.append(survey(skill.records, encoder, progress=advance))
         for line in (*skill.notices, *surveys[-1].lines()):

@@ -47,9 +47,10 @@ def tune(config: RunConfig, *, progress: Progress | None = None, known: Path | N
         if run.finished:
             progress.say(f"{run.path} is finished already; its numbers are read back.")
             return run
-        checked = preflight(config, progress=progress)
+        work = _Tuning(run, preflight(config, progress=progress), progress, known)
+        done = work.load()
         run.begin()
-        _Tuning(run, checked, progress, known).go()
+        work.go(done)
         return run
     finally:
         run.unlock()
@@ -66,10 +67,9 @@ def measure_base(config: RunConfig, out: Path, *, progress: Progress | None = No
     run = Run.start(config.model_copy(update={"out": str(out)}))
     try:
         if not run.finished:
-            checked = preflight(run.config)
-            run.begin()
-            work = _Tuning(run, checked, progress, None)
+            work = _Tuning(run, preflight(run.config), progress, None)
             work.load()
+            run.begin()
             work.score(0)
             run.finish()
         return run
@@ -93,9 +93,9 @@ class _Tuning:
         self.structure: Mapping[str, object] | None = None
         self.model: Any = None
 
-    def go(self) -> None:
+    def go(self, done: int) -> None:
+        """Everything that is left after stage ``done``."""
         self.run.provenance(self._provenance())
-        done = self.load()
         if done == 0:
             self.score(0)
         for stage in range(1, len(self.checked.skills) + 1):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from holdfast.errors import ModelError
 from holdfast.models.source import DELTA, Source, fetch, fingerprint, resolve
@@ -115,13 +115,32 @@ def auto_class(config: Any) -> Any:
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The weights of an ordinary model folder. Raises :class:`ModelError` if they do not load."""
+    """The weights of an ordinary model folder, every one of them read.
+
+    Raises :class:`ModelError` if they do not load, and if the files lack some of the model's or
+    hold another shape: transformers would fill these in at random.
+    """
     config = load_config(folder)
     with _quiet():
         try:
-            return auto_class(config).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+            model, info = auto_class(config).from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             raise ModelError(f"the model in {folder} does not load: {_first_line(error)}") from None
+    absent = sorted(info["missing_keys"])
+    absent += sorted(f"{name} (shape {list(there)})" for name, there, _ in info["mismatched_keys"])
+    if absent:
+        raise ModelError(
+            f"the weights in {folder} are not those of the model that its config.json describes: "
+            f"{len(absent)} are missing or of another shape ({', '.join(absent[:3])}"
+            f"{', ...' if len(absent) > 3 else ''}). Download or copy the folder again."
+        )
+    return cast("PreTrainedModel", model)
 
 
 def load_processor(folder: Path) -> Processor:
