@@ -43,7 +43,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeing, "STEPS", 2)
     monkeypatch.setattr(build, "SEEING_STEPS", 2)
     monkeypatch.setattr(seeing, "_BANK", 12)
-    monkeypatch.setattr(seeing, "BATCH", 6)
+    monkeypatch.setattr(seeing, "BATCH", {"scenes": 6, "letter": 2, "digits": 2, "level": 2})
 
 
 def test_digits_and_lone_capitals_are_tokens_of_their_own(tokenizer: Any) -> None:

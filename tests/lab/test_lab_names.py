@@ -71,7 +71,7 @@ def test_suite_of_a_stranger_says_what_to_do(tmp_path: Path) -> None:
         lab.suite("lab:held-out", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["lab:count", "lab:lookup"])
+@pytest.mark.parametrize("name", ["lab:count", "lab:initial"])
 def test_contact_sheet_is_a_picture(name: str, tmp_path: Path) -> None:
     out = lab.show(name, tmp_path / "deep" / "sheet.png", n=7)
     with Image.open(out) as sheet:

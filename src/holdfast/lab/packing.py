@@ -24,12 +24,10 @@ Branch = tuple[list[int], int]
 
 @dataclass(frozen=True)
 class Row:
-    """A picture ([48, 48, 3] bytes, or None) or a text, and encoded questions about it."""
+    """A picture ([48, 48, 3] bytes, or None) and encoded questions about it."""
 
     pixels: Any
     branches: tuple[Branch, ...]
-    shared: tuple[int, ...] = ()
-    """Token ids that all the questions begin with."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,8 @@ def pack(rows: Sequence[Row], codec: Codec) -> Packed:
     import torch
 
     pictured = rows[0].pixels is not None
-    prefixes = [[*codec.prefix(pictured), *row.shared] for row in rows]
-    lengths = [sum(len(ids) for ids, _ in row.branches) for row in rows]
-    width = max(len(p) + n for p, n in zip(prefixes, lengths, strict=True))
+    prefix = codec.prefix(pictured)
+    width = max(len(prefix) + sum(len(ids) for ids, _ in row.branches) for row in rows)
     ids = np.full((len(rows), width), codec.pad)
     positions = np.zeros((len(rows), width), dtype=np.int64)
     segment = np.full((len(rows), width), -1)
@@ -67,7 +64,7 @@ def pack(rows: Sequence[Row], codec: Codec) -> Packed:
     targets: list[int] = []
     answer: list[int] = []
     answers = 0
-    for r, (row, prefix) in enumerate(zip(rows, prefixes, strict=True)):
+    for r, row in enumerate(rows):
         start = len(prefix)
         ids[r, :start], positions[r, :start], segment[r, :start] = prefix, np.arange(start), 0
         for b, (tokens, asked) in enumerate(row.branches):

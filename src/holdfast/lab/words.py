@@ -49,11 +49,6 @@ def facts_ability(
     return Ability(name, summary, draw, chance=100 / len(set(answers.values())))
 
 
-def article(word: str) -> str:
-    """``word`` with "a" or "an" before it."""
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
-
-
 def lettered(question: str, names: Sequence[str], right: str) -> tuple[str, str]:
     """``question`` above all ``names`` as lines ``A name``, and the letter of ``right``."""
     lines = (f"{letter} {name}" for letter, name in zip(LETTERS, names, strict=False))
