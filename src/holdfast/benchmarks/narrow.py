@@ -42,12 +42,12 @@ RECIPES = {
 """One learning rate for all parts of a model, so that recipes differ in their weights alone."""
 
 SKILL = "lab:count"
-PLANE = ("full", "mlp", "gate-up", "sa-proj", "lora", "mlp + lwf", "mlp + wise-ft")
-SEQUENCE = ("full", "full-llm", "mlp", "gate-up", "sa-proj", "projector", "vision")
-PLANE_RATES = (2e-4, 5e-4, 1e-3, 2e-3)
+PLANE = ("full", "mlp", "gate-up", "sa-proj")
+SEQUENCE = ("full", "mlp", "gate-up", "sa-proj", "projector")
+PLANE_RATES = (3e-4, 1e-3, 3e-3)
 SEQUENCE_RATE = 1e-3
 SEEDS = {"plane": 3, "sequence": 2}
-STEPS, BATCH, QUESTIONS = 150, 32, 150
+STEPS, BATCH, QUESTIONS = 150, 32, 100
 PARTS = ("plane", "sequence")
 
 
