@@ -179,6 +179,25 @@ def test_a_full_disk(user, capsys, monkeypatch):
     assert code == 0, err
 
 
+@pytest.mark.parametrize("place", ["torch.save", "holdfast.report.run.finish"])
+def test_a_full_disk_as_other_libraries_say_it(user, capsys, monkeypatch, place):
+    tmp_path, data, _ = user
+    said = {
+        "torch.save": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"),
+        "holdfast.report.run.finish": OSError(28, "No space left on device", "accuracy.png"),
+    }
+
+    def full(*args, **kwargs):
+        raise said[place]
+
+    out = ["--out", tmp_path / "r", "--set", "evaluate.limit=1", "--lr", "1e-3"]
+    with monkeypatch.context() as patched:
+        patched.setattr(place, full)
+        refused(capsys, 5, ["disk is full", "make room"], *tune(data, *out))
+    code, _, err = run(capsys, *tune(data, *out))
+    assert code == 0, err
+
+
 def test_a_task_that_is_both_learned_and_held_out(user, capsys):
     tmp_path, _, _ = user
     refused(

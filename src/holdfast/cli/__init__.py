@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -71,6 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except Exception as error:
+        return _full_disk(error)
+
+
+def _full_disk(error: Exception) -> int:
+    """A sentence and an exit code if ``error`` is about a disk that is full; else it goes on."""
+    from holdfast.runs.files import failed_write
+
+    failed = failed_write(error)
+    if failed is None or failed.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    where = f": {failed.filename} could not be written" if failed.filename else ""
+    people.print("[bold red]error:[/bold red]", end=" ")
+    people.print(
+        safe_text(f"the disk is full{where}. What was measured is kept; make room and run again."),
+        markup=False,
+    )
+    return CODES[RunError]
 
 
 def _hush() -> None:

@@ -22,7 +22,7 @@ from holdfast.engine.mixin import PlanMixin
 from holdfast.errors import RunError
 from holdfast.plan import Plan
 from holdfast.progress import Advance
-from holdfast.runs.files import explain
+from holdfast.runs.files import explain, failed_write
 
 MODEL_FILE = "model.safetensors"
 
@@ -184,9 +184,11 @@ def train_stage(
     began = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    except OSError as error:
-        raise RunError(explain(error, folder)) from error
-    settled = trainer.model if plan.settle else bound.detach(adapter_folder)
+        settled = trainer.model if plan.settle else bound.detach(adapter_folder)
+    except Exception as error:
+        if (failed := failed_write(error)) is None:
+            raise
+        raise RunError(explain(failed, folder)) from error
     _restore(settled, dtypes)
     names = {n for n, _ in settled.named_parameters()}
     changed = [n for n in dict.fromkeys([*bound.touched, *trainable]) if n in names]

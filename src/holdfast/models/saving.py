@@ -24,7 +24,7 @@ from holdfast.models.loading import (
     put,
 )
 from holdfast.models.source import DELTA, Source, fetch, fingerprint, resolve
-from holdfast.runs.files import read_json, write_json, writing
+from holdfast.runs.files import failed_write, read_json, write_json, writing
 
 if TYPE_CHECKING:
     import torch
@@ -56,9 +56,7 @@ def save_delta(
         try:
             save_file(values, temporary, metadata={"format": "pt"})
         except Exception as error:  # safetensors wraps the system's error in its own type
-            if "No space" in str(error) or "os error 28" in str(error):
-                raise OSError(28, "No space left on device") from None
-            raise
+            raise failed_write(error) or error from None
     write_json(
         folder / DELTA,
         {

@@ -25,6 +25,18 @@ def explain(error: OSError, path: Path) -> str:
     return f"{path} could not be written: {error.strerror or error}."
 
 
+def failed_write(error: Exception) -> OSError | None:
+    """The system's error behind ``error``, which may be torch's or safetensors' own; None if it
+    is about something else."""
+    if isinstance(error, OSError):
+        return error
+    text = str(error)
+    # torch.save says only that its file is shorter than what it wrote
+    if any(sign in text for sign in ("No space left", "os error 28", "inline_container")):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return None
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; on a clean exit it is synced and renamed.
