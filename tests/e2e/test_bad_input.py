@@ -179,12 +179,12 @@ def test_a_full_disk(user, capsys, monkeypatch):
     assert code == 0, err
 
 
-@pytest.mark.parametrize("place", ["torch.save", "holdfast.report.run.finish"])
+@pytest.mark.parametrize("place", ["torch.save", "holdfast.report.run.write_report"])
 def test_a_full_disk_as_other_libraries_say_it(user, capsys, monkeypatch, place):
     tmp_path, data, _ = user
     said = {
         "torch.save": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"),
-        "holdfast.report.run.finish": OSError(28, "No space left on device", "accuracy.png"),
+        "holdfast.report.run.write_report": OSError(28, "No space left on device", "accuracy.png"),
     }
 
     def full(*args, **kwargs):
