@@ -126,3 +126,11 @@ def test_stage_notes(tmp_path):
 def test_a_run_that_never_began_leaves_no_trace(tmp_path):
     Run.start(config(tmp_path / "r")).unlock()
     assert not (tmp_path / "r").exists()
+
+
+def test_a_damaged_configuration_is_left_alone(tmp_path):
+    begun(tmp_path / "r").unlock()
+    (tmp_path / "r" / "run.yaml").write_text("model: [broken")
+    with pytest.raises(RunError, match=r"run\.yaml, line 1.*choose another --out"):
+        Run.start(config(tmp_path / "r"))
+    assert (tmp_path / "r" / "run.yaml").read_text() == "model: [broken"

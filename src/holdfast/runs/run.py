@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import yaml
 
 from holdfast.config import RunConfig, read_yaml, resolve
-from holdfast.errors import RunError
+from holdfast.errors import ConfigError, RunError
 from holdfast.runs.files import Lines, read_json, write_json, write_text, writing
 from holdfast.tasks.base import Answer, TaskResult
 
@@ -47,7 +47,11 @@ class Run:
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; choose a folder for --out.")
         if file.exists():
-            _same(path, read_yaml(file), config)
+            try:
+                held = read_yaml(file)
+            except ConfigError as error:
+                raise RunError(f"{error}: restore the file, or choose another --out.") from None
+            _same(path, held, config)
         elif path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists():
             raise RunError(
                 f"{path} is not empty and holds no run (no run.yaml); choose another --out, "
