@@ -44,10 +44,11 @@ RECIPES = {
 SKILL = "lab:count"
 PLANE = ("full", "mlp", "gate-up", "sa-proj")
 SEQUENCE = ("full", "mlp", "gate-up", "sa-proj", "projector")
-PLANE_RATES = (3e-4, 1e-3, 3e-3)
-SEQUENCE_RATE = 1e-3
+PLANE_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+SEQUENCE_RATE = 5e-4
 SEEDS = {"plane": 3, "sequence": 2}
-STEPS, BATCH, QUESTIONS = 150, 32, 100
+STEPS = {"plane": 150, "sequence": 100}
+BATCH, QUESTIONS = 32, 100
 PARTS = ("plane", "sequence")
 
 
@@ -56,7 +57,7 @@ def plane_members(
 ) -> list[Member]:
     """One skill: every recipe at every rate with every seed, one seed after another."""
     return [
-        _member(out / "plane", recipe, rate, seed, (SKILL,), "")
+        _member(out, "plane", recipe, rate, seed, (SKILL,), "")
         for seed in range(seeds)
         for recipe in recipes
         for rate in rates
@@ -68,7 +69,7 @@ def sequence_members(
 ) -> list[Member]:
     """Five skills: every recipe, rate, seed and order."""
     return [
-        _member(out / "sequence", recipe, rate, seed, ORDERS[order], order)
+        _member(out, "sequence", recipe, rate, seed, ORDERS[order], order)
         for seed in range(seeds)
         for order in orders
         for rate in rates
@@ -77,7 +78,7 @@ def sequence_members(
 
 
 def _member(
-    out: Path, recipe: str, rate: float, seed: int, skills: Sequence[str], order: str
+    out: Path, part: str, recipe: str, rate: float, seed: int, skills: Sequence[str], order: str
 ) -> Member:
     if recipe not in RECIPES:
         raise UnknownName("recipe of this comparison", recipe, RECIPES)
@@ -88,9 +89,9 @@ def _member(
             "data": list(skills),
             "methods": RECIPES[recipe],
             "tasks": [HELD_OUT],
-            "out": str(out / name),
+            "out": str(out / part / name),
             "seed": seed,
-            "train": {"learning_rate": rate, "steps": STEPS, "batch_size": BATCH},
+            "train": {"learning_rate": rate, "steps": STEPS[part], "batch_size": BATCH},
             "evaluate": {"limit": QUESTIONS},
         }
     )
@@ -142,7 +143,7 @@ def bench_narrow(
         ),
     }
     chosen = PARTS if part == "all" else (part,)
-    everything = _member(out, "full", SEQUENCE_RATE, 0, ORDERS["default"], "default")
+    everything = _member(out, "sequence", "full", SEQUENCE_RATE, 0, ORDERS["default"], "default")
     progress.say("asking the base model")
     base = measure_base(everything.config, out / "base", progress=progress)
     pages = []
@@ -170,7 +171,7 @@ def _write(
     found = points(finished)
     first = finished[0].member.config
     notes = [
-        f"{len(finished)} runs on {MODEL}; {seeds} seeds; {STEPS} steps of {BATCH} examples a "
+        f"{len(finished)} runs on {MODEL}; {seeds} seeds; {STEPS[part]} steps of {BATCH} examples a "
         f"stage, {QUESTIONS} questions a task. "
         "Regenerate with: holdfast bench narrow.",
     ]
