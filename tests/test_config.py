@@ -6,7 +6,12 @@ import yaml
 from holdfast.config import override, read_yaml, resolve
 from holdfast.errors import ConfigError
 
-GOOD = {"model": "lab:vlm", "data": ["a.jsonl", {"data": "b", "name": "bee"}], "methods": "mlp", "out": "r"}
+GOOD = {
+    "model": "lab:vlm",
+    "data": ["a.jsonl", {"data": "b", "name": "bee"}],
+    "methods": "mlp",
+    "out": "r",
+}
 
 
 def test_the_saved_form_is_the_run():

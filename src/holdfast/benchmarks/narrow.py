@@ -171,8 +171,8 @@ def _write(
     found = points(finished)
     first = finished[0].member.config
     notes = [
-        f"{len(finished)} runs on {MODEL}; {seeds} seeds; {STEPS[part]} steps of {BATCH} examples a "
-        f"stage, {QUESTIONS} questions a task. "
+        f"{len(finished)} runs on {MODEL}; {seeds} seeds; {STEPS[part]} steps of {BATCH} "
+        f"examples a stage, {QUESTIONS} questions a task. "
         "Regenerate with: holdfast bench narrow.",
     ]
     notes += [f"Not finished: {f.member.name} ({f.reason})" for f in failures]
