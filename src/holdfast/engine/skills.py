@@ -60,6 +60,11 @@ def _open(stage: Stage, config: RunConfig) -> Skill:
 
 
 def _held_back_task(label: str, records: list[Record]) -> Task:
+    if any(r.raw for r in records):
+        raise DataError(
+            f"'{label}' is plain text: it asks nothing that an answer could be scored on. "
+            "Give a test of its own with --test."
+        )
     try:
         return task_from_records(label, records)
     except DataError as error:

@@ -97,16 +97,23 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def find_base(facts: Mapping[str, Any]) -> tuple[Source, Path]:
-    """The base that a delta was made on, by name, else at the place where it was then."""
+    """The base that a delta was made on, by name, else at the place where it was then.
+
+    Raises :class:`ModelError` naming both, if it is at neither.
+    """
+    name, place = str(facts["base"]), facts.get("base_folder")
     try:
-        source = resolve(str(facts["base"]))
+        source = resolve(name)
         return source, fetch(source)
-    except (ModelError, ValueError):
-        place = facts.get("base_folder")
+    except (ModelError, ValueError) as error:
         if place and Path(str(place)).is_dir():
-            source = Source(str(facts["base"]), Path(str(place)))
+            source = Source(name, Path(str(place)))
             return source, fetch(source)
-        raise
+        where = f" nor in {place}, where it was then" if place and str(place) != name else ""
+        raise ModelError(
+            f"the base that this was tuned from is not found by its name '{name}'{where}; "
+            f"put it back there ({error})"
+        ) from None
 
 
 def load_delta(source: Source, folder: Path, *, device: str | torch.device | None = None) -> Loaded:
