@@ -64,8 +64,8 @@ def demo(
         "Teaching a small model to count",
         [
             f"Every recipe trains for {STEPS} steps of {BATCH} pictures, with one seed. Full "
-            "tuning is shown at a lower learning rate too, because that alone prevents much forgetting: "
-            "'holdfast bench narrow' compares recipes at equal learning, over rates and seeds."
+            "tuning is shown at a lower learning rate too, because that alone prevents much "
+            "forgetting: 'holdfast bench narrow' compares recipes at equal learning, over rates and seeds."
         ],
     )
     return page, found

@@ -1,8 +1,8 @@
 """Telling 26 species of creature apart: a letter, A to Z, as in the paper's bird question.
 
 The paper draws 25 wrong options for each question and puts the right one at a random letter.
-Models of a million parameters do not learn to look a name up in such a list within a few
-hundred steps, so here the list is always the same, and each species has its letter.
+Looking a name up in such a list is more than models of a million parameters were seen to
+learn within a few hundred steps, so here the list is always the same, and each species has its letter.
 """
 
 from __future__ import annotations
