@@ -65,7 +65,8 @@ def demo(
         [
             f"Every recipe trains for {STEPS} steps of {BATCH} pictures, with one seed. Full "
             "tuning is shown at a lower learning rate too, because that alone prevents much "
-            "forgetting: 'holdfast bench narrow' compares recipes at equal learning, over rates and seeds."
+            "forgetting: 'holdfast bench narrow' compares recipes at equal learning, over rates "
+            "and seeds."
         ],
     )
     return page, found

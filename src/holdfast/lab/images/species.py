@@ -2,7 +2,8 @@
 
 The paper draws 25 wrong options for each question and puts the right one at a random letter.
 Looking a name up in such a list is more than models of a million parameters were seen to
-learn within a few hundred steps, so here the list is always the same, and each species has its letter.
+learn within a few hundred steps, so here the list is always the same, and each species has
+its letter.
 """
 
 from __future__ import annotations
