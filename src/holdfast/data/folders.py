@@ -59,7 +59,7 @@ def read_mixture(path: Path, options: Options) -> DataSet:
         DataError: the list is malformed, or anything in its files is wrong.
     """
     if not path.is_file():
-        raise DataError(f"there is no data file {shown(str(path))}")
+        raise DataError(f"there is no data file {shown(str(path), 4096)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:

@@ -81,7 +81,7 @@ def read_file(path: Path, options: Options) -> DataSet:
         DataError: with every problem of the file.
     """
     if not path.is_file():
-        raise DataError(f"there is no data file {shown(str(path))}")
+        raise DataError(f"there is no data file {shown(str(path), 4096)}")
     problems = Problems(str(path))
     records, format, notices = records_of(
         file_rows(path, problems),
