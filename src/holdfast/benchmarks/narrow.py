@@ -46,7 +46,7 @@ PLANE = ("full", "mlp", "gate-up", "sa-proj")
 SEQUENCE = ("full", "mlp", "gate-up", "sa-proj", "projector")
 PLANE_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 SEQUENCE_RATE = 5e-4
-SEEDS = {"plane": 3, "sequence": 2}
+SEEDS = {"plane": 3, "sequence": 1}
 STEPS = {"plane": 150, "sequence": 100}
 BATCH, QUESTIONS = 32, 100
 PARTS = ("plane", "sequence")
@@ -171,7 +171,7 @@ def _write(
     found = points(finished)
     first = finished[0].member.config
     notes = [
-        f"{len(finished)} runs on {MODEL}; {seeds} seeds; {STEPS[part]} steps of {BATCH} "
+        f"{len(finished)} runs on {MODEL}; {seeds} seed{'s' if seeds > 1 else ''}; {STEPS[part]} steps of {BATCH} "
         f"examples a stage, {QUESTIONS} questions a task. "
         "Regenerate with: holdfast bench narrow.",
     ]
@@ -190,6 +190,6 @@ def _write(
             "learning rates": ", ".join(f"{r:g}" for r in sorted({p.lr for p in found})),
             "orders": ", ".join(sorted({f.member.order for f in finished})),
         },
-        units=f"{seeds} seeds",
+        units=f"{seeds} seeds" if seeds > 1 else "examples",
         sections=of_plane(found) if part == "plane" else of_sequence(table),
     )
