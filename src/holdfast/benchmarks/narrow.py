@@ -171,7 +171,7 @@ def _write(
     found = points(finished)
     first = finished[0].member.config
     notes = [
-        f"{len(finished)} runs on {MODEL}; {seeds} seed{'s' if seeds > 1 else ''}; {STEPS[part]} steps of {BATCH} "
+        f"{len(finished)} runs on {MODEL}; seeds: {seeds}; {STEPS[part]} steps of {BATCH} "
         f"examples a stage, {QUESTIONS} questions a task. "
         "Regenerate with: holdfast bench narrow.",
     ]
