@@ -39,6 +39,14 @@ def narrow(
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="How many seeds.", min=1, show_default=False)
     ] = None,
+    orders: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--order",
+            help="Orders of the five skills: default, alternative, reverse. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     part: Annotated[str, typer.Option("--part", help="plane, sequence or all.")] = "all",
     workers: Annotated[
         int | None, typer.Option("--workers", help="Runs at a time; by default one a core.", min=1)
@@ -58,6 +66,7 @@ def narrow(
         recipes=recipes,
         rates=rates,
         seeds=seeds,
+        orders=orders,
         part=part,
         workers=workers,
         progress=TerminalProgress(),
