@@ -48,7 +48,7 @@ def test_a_failed_member_spoils_no_other(tmp_path):
 
 def test_the_comparisons_members_are_distinct_and_resolvable():
     out = Path("x")
-    plane = narrow.plane_members(out, narrow.PLANE, narrow.PLANE_RATES, 3)
+    plane = narrow.plane_members(out, tuple(narrow.PLANE), None, 3)
     sequence = narrow.sequence_members(out, narrow.SEQUENCE, (1e-3,), 2, tuple(narrow.ORDERS))
     folders = [m.config.out for m in (*plane, *sequence)]
     assert len(set(folders)) == len(folders)
