@@ -50,7 +50,7 @@ PLANE = {
 }
 """Each recipe's sweep of learning rates, chosen so that all reach the same range of learning:
 full tuning learns as much at a third of the rate."""
-SEQUENCE = ("full", "mlp", "gate-up", "sa-proj", "projector")
+SEQUENCE = ("full", "mlp", "gate-up", "sa-proj")
 PLANE_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 """For a recipe that has no sweep of its own in ``PLANE``."""
 SEQUENCE_RATE = 5e-4
