@@ -203,9 +203,10 @@ class Plan:
             object.__setattr__(self, "owners", owned)
         if self.settle and self.adapt is not None and self.adapt.structure() is not None:
             raise PlanConflict(
-                f"'{self.owners['adapt']}' leaves its modules in the model, so there are no "
-                f"settled weights for '{self.settle[0].name}' to change at the end of a stage; "
-                "use an adapter that is merged (lora:stages=merge), or leave one of them out."
+                f"'{self.name}': '{self.owners['adapt']}' leaves its modules in the model, so that "
+                f"at the end of a stage there are no weights of the base's for "
+                f"'{self.settle[0].name}' to change; use an adapter that is merged "
+                "(lora:stages=merge), or leave one of them out."
             )
         fitting = [t.name for t in self.learn if getattr(t, "fits", False)]
         if len(fitting) > 1:
@@ -247,8 +248,8 @@ def _adapted(a: Plan, b: Plan) -> str:
     adapter, weights = a.owners["adapt"], b.owners["train"]
     return (
         f"'{adapter}' freezes the model and trains the modules that it brings, and '{weights}' "
-        f"trains {b.train}. To put the modules there, give '{adapter}' a scope; to train weights "
-        "in full beside them, give it also_train."
+        f"trains {b.train}: a plan does one or the other. Keep one of them; lora puts its modules "
+        "where its scope says, and trains weights beside them with also_train."
     )
 
 
