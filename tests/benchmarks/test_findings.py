@@ -25,6 +25,9 @@ def test_a_recipe_that_really_keeps_more_is_said_to():
     said = text(of_plane(sweep("full", 0.5) + sweep("gate-up", 0.1) + sweep("sa-proj", 0.1)))
     assert "both narrow recipes lost less" in said
     assert "gate-up kept +" in said
+    assert (
+        "The most that each recipe learned in these steps: full +61.0 [58.5, 63.5] at 0.01" in said
+    )
     assert "lost less than full tuning" in said
 
 

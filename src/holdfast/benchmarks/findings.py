@@ -80,7 +80,17 @@ def _equal_learning(points: Sequence[Point]) -> list[str]:
                 f"Where both learned {level:+.1f}, {recipe} kept {gap:+.1f} points more than full "
                 f"tuning ({gap.n} seeds): {verdict}."
             )
-    return lines or ["No other recipe reached what full tuning learned at any rate."]
+    return [_reach(points), *lines]
+
+
+def _reach(points: Sequence[Point]) -> str:
+    """How far each recipe gets at its best rate: beyond that there is nothing to compare."""
+    best = {}
+    for s in over_seeds(points):
+        if s.recipe not in best or s.learning.value > best[s.recipe].learning.value:
+            best[s.recipe] = s
+    reached = ", ".join(f"{name} {s.learning:+.1f} at {s.lr:g}" for name, s in best.items())
+    return f"The most that each recipe learned in these steps: {reached}."
 
 
 def _paths(points: Sequence[Point]) -> dict[tuple[str, int], list[tuple[float, float]]]:

@@ -164,6 +164,14 @@ def bench_narrow(
     return pages
 
 
+def _shared_rate(finished: Sequence[Finished]) -> float:
+    """The learning rate that most recipes were run at; of several, the highest."""
+    recipes: dict[float, set[str]] = {}
+    for f in finished:
+        recipes.setdefault(f.member.learning_rate, set()).add(f.member.recipe)
+    return max(recipes, key=lambda rate: (len(recipes[rate]), rate))
+
+
 TITLES = {
     "plane": "One skill (counting), over learning rates and seeds",
     "sequence": "Five skills one after another",
@@ -182,7 +190,10 @@ def _write(
         "Regenerate with: holdfast bench narrow.",
     ]
     notes += [f"Not finished: {f.member.name} ({f.reason})" for f in failures]
-    table = rows(finished)
+    rate = _shared_rate(finished)
+    table = rows([f for f in finished if f.member.learning_rate == rate])
+    if part == "plane":
+        notes.append(f"First all recipes at one learning rate ({rate:g}), then every rate.")
     return write_comparison(
         folder,
         table,
