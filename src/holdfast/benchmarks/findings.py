@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from holdfast.measures.interval import over_runs
-from holdfast.measures.pareto import Point, forgetting_at, learning_levels, over_seeds
+from holdfast.measures.pareto import Point, Setting, forgetting_at, learning_levels, over_seeds
 from holdfast.report.rows import RecipeRow
 
 WIDE, NARROW = ("full", "full-llm", "mlp"), ("gate-up", "sa-proj")
@@ -85,7 +85,7 @@ def _equal_learning(points: Sequence[Point]) -> list[str]:
 
 def _reach(points: Sequence[Point]) -> str:
     """How far each recipe gets at its best rate: beyond that there is nothing to compare."""
-    best = {}
+    best: dict[str, Setting] = {}
     for s in over_seeds(points):
         if s.recipe not in best or s.learning.value > best[s.recipe].learning.value:
             best[s.recipe] = s
