@@ -55,12 +55,14 @@ def test_the_dip_is_found_or_missed():
         row("gate-up", 30, 2, (90.0, 90.0, 89.0, 88.0)),
         row("projector", 3, 1, (90.0, 90.0, 90.0, 89.0)),
     ]
-    said = text(of_sequence(rows))
+    said = text(of_sequence(rows, {"lab:count": [30.0, 12.0], "lab:read": [1.0, 0.0]}))
     assert "full: the held-out mean changed by -28.0 with counting and by +15.0" in said
     assert "a dip and a recovery, as in the paper" in said
+    assert "lab:read was not learned by any recipe in these steps (+0.0 to +1.0)" in said
+    assert "lab:count: +12.0 to +30.0 points" in said
     assert "gate-up learned 75% of what full tuning did" in said
     assert "less, as the paper says" in said
     assert "little, as the paper says" in said
-    flat = text(of_sequence([row("full", 40, 30, (90.0, 70.0, 60.0, 50.0))]))
+    flat = text(of_sequence([row("full", 40, 30, (90.0, 70.0, 60.0, 50.0))], {}))
     assert "not the paper's dip and recovery" in flat
     assert not math.isnan(rows[0].learned.value)

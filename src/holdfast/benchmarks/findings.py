@@ -8,13 +8,15 @@ language model +31.8, -23.3) and the shape of figure 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from holdfast.measures.interval import over_runs
 from holdfast.measures.pareto import Point, Setting, forgetting_at, learning_levels, over_seeds
 from holdfast.report.rows import RecipeRow
 
+LEARNED = 5.0
+"""Points below which a skill does not count as learned."""
 WIDE, NARROW = ("full", "full-llm", "mlp"), ("gate-up", "sa-proj")
 
 
@@ -101,9 +103,33 @@ def _paths(points: Sequence[Point]) -> dict[tuple[str, int], list[tuple[float, f
     return found
 
 
-def of_sequence(rows: Sequence[RecipeRow]) -> dict[str, list[str]]:
-    """Findings of five skills in a row."""
-    return {"Against the paper's figure 1": [*_ranking(rows), *_dips(rows)]}
+def of_sequence(
+    rows: Sequence[RecipeRow], learned: Mapping[str, Sequence[float]]
+) -> dict[str, list[str]]:
+    """Findings of five skills in a row.
+
+    Args:
+        learned: what each skill gained in its own stage, one number per run.
+    """
+    return {
+        "What was learned at all": _learned_at_all(learned),
+        "Against the paper's figure 1": [*_ranking(rows), *_dips(rows)],
+    }
+
+
+def _learned_at_all(learned: Mapping[str, Sequence[float]]) -> list[str]:
+    lines = []
+    for skill, gains in learned.items():
+        low, high = min(gains), max(gains)
+        if high < LEARNED:
+            lines.append(
+                f"{skill} was not learned by any recipe in these steps ({low:+.1f} to "
+                f"{high:+.1f}): its stage shows what trying costs, not a trade of one ability "
+                "for another."
+            )
+        else:
+            lines.append(f"{skill}: {low:+.1f} to {high:+.1f} points, depending on the recipe.")
+    return lines
 
 
 def _ranking(rows: Sequence[RecipeRow]) -> list[str]:

@@ -164,6 +164,15 @@ def bench_narrow(
     return pages
 
 
+def _gains(finished: Sequence[Finished]) -> dict[str, list[float]]:
+    """What each skill gained in its own stage, in every run."""
+    found: dict[str, list[float]] = {}
+    for f in finished:
+        for skill, gain in f.summary.learning.items():
+            found.setdefault(skill, []).append(gain.value)
+    return found
+
+
 def _shared_rate(finished: Sequence[Finished]) -> float:
     """The learning rate that most recipes were run at; of several, the highest."""
     recipes: dict[float, set[str]] = {}
@@ -208,5 +217,5 @@ def _write(
             "orders": ", ".join(sorted({f.member.order for f in finished})),
         },
         units=f"{seeds} seeds" if seeds > 1 else "examples",
-        sections=of_plane(found) if part == "plane" else of_sequence(table),
+        sections=of_plane(found) if part == "plane" else of_sequence(table, _gains(finished)),
     )
