@@ -14,7 +14,7 @@ from holdfast.report.page import write_comparison
 from holdfast.report.rows import RecipeRow
 
 SKILL, STEPS, BATCH, QUESTIONS, RATE = "lab:count", 150, 32, 120, 1e-3
-RECIPES = (("full", RATE), ("full", RATE / 3), ("mlp", RATE), ("sa-proj", RATE), ("gate-up", RATE))
+RECIPES = (("full", RATE), ("full", 3e-4), ("mlp", RATE), ("sa-proj", RATE), ("gate-up", RATE))
 METHODS = {"full": "full:vision_lr_scale=1"}
 """One learning rate for all parts of the model, so that recipes differ in their weights alone."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +26,10 @@ def command(
     """
     from holdfast.benchmarks.demo import demo
     from holdfast.report import tables
+    from holdfast.report.rows import labels
 
     page, rows = demo(out, workers=workers, progress=TerminalProgress())
     output.print(tables.comparison(rows, "What each recipe taught, and what it cost").rich())
-    for row in rows:
-        output.print(tables.verdict(row), markup=False)
+    for row, name in zip(rows, labels(rows), strict=True):
+        output.print(tables.verdict(replace(row, recipe=name)), markup=False)
     output.print(f"\npicture: {out / 'learned-and-lost.png'}\npage:    {page}", markup=False)
