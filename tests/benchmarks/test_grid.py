@@ -41,6 +41,10 @@ def test_a_failed_member_spoils_no_other(tmp_path):
     assert run_grid([good], known=base.path) == []
     assert (tmp_path / "good" / "finished.json").stat().st_mtime_ns == before
     scores = {r["task"]: r["score"] for r in base.scores(0)}
+    changed = member(tmp_path, "good", rate=2e-3)
+    assert collect([changed]) == []
+    [failure] = run_grid([changed], workers=1)
+    assert "another run" in failure.reason
     from holdfast.runs import Run
 
     assert {r["task"]: r["score"] for r in Run.read(tmp_path / "good").scores(0)} == scores

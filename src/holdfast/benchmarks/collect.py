@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.benchmarks.grid import Member
+from holdfast.benchmarks.grid import Member, is_finished
 from holdfast.measures.pareto import Point
 from holdfast.measures.summary import Summary
 from holdfast.report.rows import RecipeRow, point_of_run, row_of_run, row_of_runs
@@ -31,7 +31,7 @@ def collect(members: Sequence[Member]) -> list[Finished]:
     found = []
     for member in members:
         path = Path(member.config.out)
-        if not (path / "finished.json").exists():
+        if not is_finished(member):
             continue
         run = Run.read(path)
         stages = [run.stage_done(s) or {} for s in range(1, len(run.config.data) + 1)]

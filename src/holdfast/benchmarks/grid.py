@@ -60,7 +60,7 @@ def run_grid(
         The members that failed; the others are finished and readable at ``config.out``.
     """
     progress = progress or Progress()
-    left = [m for m in members if not _finished(m)]
+    left = [m for m in members if not is_finished(m)]
     if len(left) < len(members):
         progress.say(f"{len(members) - len(left)} of {len(members)} runs are finished already")
     if not left:
@@ -129,8 +129,10 @@ def _work(member: Member, known: Path | None) -> str | None:
     return None
 
 
-def _finished(member: Member) -> bool:
-    return (Path(member.config.out) / "finished.json").exists()
+def is_finished(member: Member) -> bool:
+    """Whether this very run is finished: a folder's name alone does not say what is in it."""
+    path = Path(member.config.out)
+    return (path / "finished.json").exists() and Run.read(path).config == member.config
 
 
 def _share(member: Member) -> float:
