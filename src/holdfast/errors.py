@@ -14,6 +14,8 @@
 Every message is a sentence for the user: what was given, what was expected, what to do.
 The command line prints the message without a traceback; anything else that is raised is
 a defect of ours and keeps its traceback.
+
+Beside the tree stands :class:`Interrupted` (KeyboardInterrupt): somebody wanted the work to end.
 """
 
 from __future__ import annotations
@@ -72,6 +74,26 @@ class ModelError(HoldfastError, ValueError):
 
 class RunError(HoldfastError, RuntimeError):
     """A run directory cannot be used, or a run had to stop; what was measured is kept."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the process to end, and it has put its things in order.
+
+    No :class:`HoldfastError`: nothing went wrong, and code that goes on after an error must not
+    go on after this. The command line exits with ``code``.
+    """
+
+    def __init__(self, signal: int, message: str = "interrupted") -> None:
+        self.signal = signal
+        super().__init__(message)
+
+    @property
+    def code(self) -> int:
+        """The exit code that shells give: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.signal
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, str]]:
+        return (type(self), (self.signal, str(self)))
 
 
 class MissingExtra(HoldfastError, ImportError):

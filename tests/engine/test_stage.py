@@ -8,9 +8,9 @@ from engine_tools import collate, examples, llama, phi3, train, values
 from transformers import TrainerCallback
 
 from holdfast.engine import stage as stage_module
-from holdfast.engine.checkpoints import latest
-from holdfast.engine.stage import draws
+from holdfast.engine.checkpoints import Seal
 from holdfast.errors import RunError, SelectorError, UsageError
+from holdfast.pieces.feeds import draws
 
 
 def test_the_gradient_is_plain_fine_tunings(tmp_path):
@@ -89,6 +89,11 @@ class Killed(BaseException):
     pass
 
 
+def latest(folder, plan="sa-proj", steps=6, seed=1, said=None):
+    say = said.append if said is not None else lambda text: None
+    return Seal({"plan": plan, "seed": seed, "steps": steps}, say).latest(folder)
+
+
 @pytest.mark.parametrize(
     "methods",
     [
@@ -116,31 +121,73 @@ def test_cut_and_resumed_is_bit_equal(tmp_path, methods, monkeypatch):
     with pytest.raises(Killed):
         train(llama(), methods, tmp_path / "cut", **settings)
     monkeypatch.setattr(stage_module, "Watch", real)
-    assert latest(tmp_path / "cut" / "checkpoints").name == "checkpoint-3"
+    assert sorted(p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()) == ["checkpoint-3"]
     resumed = values(train(llama(), methods, tmp_path / "cut", **settings).model)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
 
 
-def test_torn_checkpoints_are_passed_over(tmp_path):
+def test_torn_checkpoints_are_passed_over_and_named(tmp_path):
     train(llama(), "sa-proj", tmp_path, steps=6, save_every=2)
-    folder = tmp_path / "checkpoints"
+    folder, said = tmp_path / "checkpoints", []
     newest = latest(folder)
     assert newest.name == "checkpoint-6"
     file = newest / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert latest(folder).name == "checkpoint-4"
+    assert latest(folder, said=said).name == "checkpoint-4"
+    assert "checkpoint-6/model.safetensors is damaged" in said[0]
     assert not newest.exists()
     (folder / "checkpoint-4" / "sealed.json").unlink()
-    assert latest(folder) is None
+    assert latest(folder, said=said) is None
+    assert "checkpoint-4 was cut off" in said[1]
+
+
+def test_a_checkpoint_whose_bytes_were_changed_is_passed_over(tmp_path):
+    train(llama(), "sa-proj", tmp_path, steps=6, save_every=2)
+    folder, said = tmp_path / "checkpoints", []
+    file = folder / "checkpoint-6" / "optimizer.pt"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    assert latest(folder, said=said).name == "checkpoint-4"
+    assert "optimizer.pt is damaged (its hash" in said[0]
+
+
+def test_another_runs_checkpoint_is_refused_and_stays(tmp_path):
+    train(llama(), "sa-proj", tmp_path, steps=6, save_every=2)
+    with pytest.raises(RunError, match=r"of another run \(plan: 'sa-proj' there, 'mlp' now\)"):
+        latest(tmp_path / "checkpoints", plan="mlp")
+    assert (tmp_path / "checkpoints" / "checkpoint-6" / "model.safetensors").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     model = llama()
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(RunError, match=r"the loss became nan by step 1\. .*learning rate"):
+    named = ", ".join(str(i) for i in draws(32, 3, 1))
+    with pytest.raises(
+        RunError,
+        match=rf"became nan at step 1 of 6 of training, on the examples {named} and 5 more",
+    ):
         train(model, "sa-proj", tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch):
+    """The loss of a step is read before its update: an update can spoil what is then saved."""
+
+    class Spoil(stage_module.Watch):
+        def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 3:
+                with torch.no_grad():
+                    next(p for p in model.parameters() if p.requires_grad).fill_(float("inf"))
+
+    spoiled = llama()
+    monkeypatch.setattr(stage_module, "Watch", Spoil)
+    with pytest.raises(RunError, match="no longer finite"):
+        train(spoiled, "sa-proj", tmp_path / "b", steps=4, save_every=2)
+    kept = sorted(p.name for p in (tmp_path / "b" / "checkpoints").iterdir())
+    assert "checkpoint-2" in kept
+    assert not (tmp_path / "b" / "checkpoints" / "checkpoint-4" / "sealed.json").exists()
 
 
 def test_a_plan_that_trains_nothing_is_refused(tmp_path):

@@ -2,6 +2,9 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -64,17 +67,97 @@ def test_damage_in_the_middle_is_named(tmp_path):
 
 def test_a_second_process_is_refused(tmp_path):
     first = begun(tmp_path / "r")
-    with pytest.raises(RunError, match="another process is working on"):
+    with pytest.raises(RunError, match=f"another process is working on .*process {os.getpid()} on"):
         Run.start(config(tmp_path / "r"))
     first.unlock()
     Run.start(config(tmp_path / "r")).unlock()
 
 
+def test_a_lock_dies_with_its_process(tmp_path):
+    """SIGKILL while the folder is locked: the file that is left locks nothing."""
+    started = (
+        "import sys, time; from holdfast.config import resolve; from holdfast.runs import Run;"
+        "run = Run.start(resolve({'model': 'lab:lm', 'data': 'lab:facts', 'methods': 'mlp', "
+        "'out': sys.argv[1]})); run.begin(); print('held', flush=True); time.sleep(60)"
+    )
+    out = tmp_path / "r"
+    child = subprocess.Popen(
+        [sys.executable, "-c", started, str(out)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"process {child.pid} on {socket.gethostname()}"):
+            Run.start(config(out))
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    assert (out / ".lock").exists()
+    Run.start(config(out)).unlock()
+
+
 def test_another_runs_folder_is_refused_with_the_difference(tmp_path):
-    begun(tmp_path / "r").unlock()
+    run = begun(tmp_path / "r")
+    run.record(0, "target", result())
+    run.unlock()
     with pytest.raises(RunError, match=r"another run \(seed: 0 there, 1 now\)"):
         Run.start(config(tmp_path / "r", seed=1))
     assert Run.read(tmp_path / "r").config.seed == 0
+
+
+def test_a_folder_in_which_nothing_was_measured_is_taken_over(tmp_path):
+    """A run that died while the base was asked does not keep its folder from a changed command."""
+    begun(tmp_path / "r").unlock()
+    (tmp_path / "r" / "examples" / "00").mkdir(parents=True)
+    (tmp_path / "r" / "examples" / "00" / "x.jsonl").write_text("")
+    run = Run.start(config(tmp_path / "r", seed=1))
+    assert run.taken_over == ["seed: 0 there, 1 now"]
+    assert Run.read(tmp_path / "r").config.seed == 0, "not before the new command was checked"
+    run.begin()
+    assert Run.read(tmp_path / "r").config.seed == 1
+    assert not (tmp_path / "r" / "examples").exists()
+    run.unlock()
+
+
+def test_how_a_run_works_may_change_half_way(tmp_path):
+    run = begun(tmp_path / "r")
+    run.record(0, "target", result())
+    run.unlock()
+    changed = config(tmp_path / "r", train={"micro_batch_size": 4, "save_every": 7})
+    again = Run.start(changed)
+    again.begin()
+    again.unlock()
+    assert Run.read(tmp_path / "r").config == changed
+    with pytest.raises(RunError, match=r"train\.batch_size"):
+        Run.start(config(tmp_path / "r", train={"batch_size": 4}))
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path):
+    begun(tmp_path / "r").unlock()
+    torn = tmp_path / "r" / "stages" / "01" / ".delta.safetensors.123.part"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"half")
+    begun(tmp_path / "r").unlock()
+    assert not torn.exists()
+
+
+def test_torn_answers_are_named(tmp_path):
+    run = begun(tmp_path / "r")
+    run.record(0, "target", result())
+    run.record(0, "held-out", result("b"))
+    assert run.kept(0) == ({"lab:facts", "b"}, [])
+    file = tmp_path / "r" / "examples" / "00" / "b.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])
+    with pytest.raises(RunError, match=r"b\.jsonl, line 2 is damaged"):
+        run.answers(0, "b")
+    file.write_bytes(whole.splitlines(keepends=True)[0])
+    whole_tasks, [fault] = run.kept(0)
+    assert whole_tasks == {"lab:facts"}
+    assert "b.jsonl lacks lines" in fault
+    run.record(0, "held-out", result("b"))
+    assert run.kept(0) == ({"lab:facts", "b"}, [])
+    assert [r["task"] for r in run.scores(0)] == ["lab:facts", "b"], "asked twice, counted once"
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -130,6 +213,9 @@ def test_a_run_that_never_began_leaves_no_trace(tmp_path):
 
 def test_a_damaged_configuration_is_left_alone(tmp_path):
     begun(tmp_path / "r").unlock()
+    (tmp_path / "r" / "run.yaml").write_text("name: ci\njobs: {}\n")
+    with pytest.raises(RunError, match=r"run\.yaml is damaged or is not.*there is no setting 'name'"):
+        Run.start(config(tmp_path / "r"))
     (tmp_path / "r" / "run.yaml").write_text("model: [broken")
     with pytest.raises(RunError, match=r"run\.yaml, line 1.*choose another --out"):
         Run.start(config(tmp_path / "r"))

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 
-import yaml
-
-from holdfast.config import RunConfig, read_yaml, resolve
-from holdfast.errors import ConfigError, RunError
+from holdfast.config import RunConfig
+from holdfast.errors import RunError
 from holdfast.runs.files import Lines, read_json, write_json, write_text, writing
+from holdfast.runs.lock import LOCK, Lock
+from holdfast.runs.sameness import differences, held_config, refuse_other
 from holdfast.tasks.base import Answer, TaskResult
 
 Role = Literal["target", "held-out"]
@@ -30,41 +29,64 @@ class Run:
         self.path = path
         self.config = config
         self.measurements = Lines(path / "measurements.jsonl")
-        self._lock: IO[str] | None = None
+        self.taken_over: list[str] = []
+        """What the run was told differently whose folder this one took over."""
+        self._lock = Lock(path)
 
     @classmethod
     def start(cls, config: RunConfig) -> Run:
         """Make and lock the directory, or take up the run that is in it.
 
-        Nothing but the lock is written before :meth:`begin`.
+        Nothing but the lock is written before :meth:`begin`. A run that was told otherwise and
+        has measured nothing yet gives its folder up.
 
         Raises:
-            RunError: the directory holds another run, something that is no run, or a run
-                that another process is working on.
+            RunError: the directory holds another run, something that is no run, a torn
+                ``run.yaml``, or a run that another process is working on.
         """
         path = Path(config.out)
-        file = path / "run.yaml"
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; choose a folder for --out.")
-        if file.exists():
-            try:
-                held = read_yaml(file)
-            except ConfigError as error:
-                raise RunError(f"{error}: restore the file, or choose another --out.") from None
-            _same(path, held, config)
-        elif path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists():
-            raise RunError(
-                f"{path} is not empty and holds no run (no run.yaml); choose another --out, "
-                "so that nothing of yours is overwritten."
-            )
+        _refuse_foreign(path)
         run = cls(path, config)
-        run.lock()
+        run._lock.take()
+        try:
+            run._meet()
+        except BaseException:
+            run._lock.drop()
+            raise
         return run
 
+    def _meet(self) -> None:
+        """Compare with the run that the folder holds, if it holds one."""
+        file = self.path / "run.yaml"
+        if not file.exists():
+            return
+        held = held_config(file)
+        changes = differences(held, self.config)
+        if changes and self._untouched():
+            self.taken_over = changes
+            return
+        refuse_other(self.path, changes)
+
+    def _untouched(self) -> bool:
+        """Whether nothing was measured or trained yet."""
+        stages = self.path / "stages"
+        trained = stages.is_dir() and any(p.is_file() for p in stages.rglob("*"))
+        return not trained and not self.measurements.read()
+
     def begin(self) -> None:
-        """Note what the run was told, once that has been checked."""
-        if not (self.path / "run.yaml").exists():
-            write_text(self.path / "run.yaml", self.config.dump())
+        """Note what the run was told, once that has been checked, and clear away what a killed
+        process left half written."""
+        for torn in self.path.rglob(".*.part"):
+            with suppress(OSError):
+                torn.unlink()
+        if self.taken_over:
+            for name in ("examples", "stages"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+        file, text = self.path / "run.yaml", self.config.dump()
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            write_text(file, text)
 
     @classmethod
     def read(cls, path: str | Path) -> Run:
@@ -73,35 +95,17 @@ class Run:
         file = path / "run.yaml"
         if not file.exists():
             raise RunError(f"{path} holds no run: there is no run.yaml in it.")
-        return cls(path, resolve(read_yaml(file)))
-
-    def lock(self) -> None:
-        """Refuse a second process in the same directory, for as long as this one lives."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be used: {error.strerror}; choose another --out."
-            ) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.close()
-            raise RunError(
-                f"another process is working on {self.path}; wait for it, or choose another --out."
-            ) from None
-        self._lock = handle
+        return cls(path, held_config(file))
 
     def unlock(self) -> None:
-        if self._lock is None:
+        """Let other processes in. A run that never began leaves no trace."""
+        if not self._lock.held:
             return
-        if not (self.path / "run.yaml").exists():  # it never began: leave no trace
-            (self.path / ".lock").unlink(missing_ok=True)
+        began = (self.path / "run.yaml").exists()
+        self._lock.drop(remove=not began)
+        if not began:
             with suppress(OSError):
                 self.path.rmdir()
-        self._lock.close()
-        self._lock = None
 
     # What was measured
 
@@ -124,20 +128,50 @@ class Run:
         )
 
     def scores(self, stage: int | None = None) -> list[dict[str, Any]]:
-        return self.measurements.read(
+        """The row of every task after every stage (or one), the newest where it was asked twice."""
+        rows = self.measurements.read(
             lambda r: r["kind"] == "score" and (stage is None or r["stage"] == stage)
         )
+        return list({(r["stage"], r["task"]): r for r in rows}.values())
+
+    def kept(self, stage: int) -> tuple[set[str], list[str]]:
+        """Names of the tasks whose answers after ``stage`` are whole, and what is wrong with the
+        others, as sentences."""
+        whole, faults = set(), []
+        for row in self.scores(stage):
+            try:
+                if len(self.answers(stage, row["task"])) == row["n"]:
+                    whole.add(row["task"])
+                    continue
+                faults.append(f"{self._answers(stage, row['task'])} lacks lines")
+            except RunError as error:
+                faults.append(str(error).rstrip("."))
+        return whole, faults
 
     def answers(self, stage: int, task: str) -> list[Answer]:
-        """The kept answers of one task after one stage (0: before the first)."""
+        """The kept answers of one task after one stage (0: before the first).
+
+        Raises :class:`RunError` naming the file, and the line, if it is missing or damaged.
+        """
         file = self._answers(stage, task)
         if not file.exists():
             raise RunError(f"{self.path} has no answers to '{task}' after stage {stage}.")
-        rows = (json.loads(line) for line in file.read_bytes().splitlines())
-        return [
-            Answer(**{**r, "references": tuple(r["references"]), "logprobs": tuple(r["logprobs"])})
-            for r in rows
-        ]
+        found = []
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
+            try:
+                r = json.loads(line)
+                found.append(
+                    Answer(
+                        **{
+                            **r,
+                            "references": tuple(r["references"]),
+                            "logprobs": tuple(r["logprobs"]),
+                        }
+                    )
+                )
+            except (ValueError, TypeError, KeyError):
+                raise RunError(f"{file}, line {number} is damaged.") from None
+        return found
 
     def all_answers(self) -> dict[tuple[int, str], list[Answer]]:
         """``{(stage, task): answers}`` for everything scored."""
@@ -192,27 +226,19 @@ def _number(value: float) -> float | None:
     return None if value != value else round(value, 6)
 
 
-def _same(path: Path, held: dict[str, Any], config: RunConfig) -> None:
-    """Raise unless the run in ``path`` was told the same (its place on disk apart)."""
-    mine = yaml.safe_load(config.dump())
-    changes = [
-        f"{key}: {held_value!r} there, {mine_value!r} now"
-        for key, held_value, mine_value in _differences(held, mine)
-        if key != "out"
-    ]
-    if changes:
+def _refuse_foreign(path: Path) -> None:
+    """Raise unless a folder is new, empty, a run's, or what a run leaves that was killed before
+    it began."""
+    if not path.is_dir() or (path / "run.yaml").exists():
+        return
+    others = sorted(
+        p.name
+        for p in path.iterdir()
+        if p.name != LOCK and not (p.name.startswith(".") and p.suffix == ".part")
+    )
+    if others:
         raise RunError(
-            f"{path} holds another run ({'; '.join(changes[:4])}"
-            f"{'; ...' if len(changes) > 4 else ''}). Choose another --out, or repeat that run "
-            f"with --config {path / 'run.yaml'}."
+            f"{path} is not empty and holds no run (no run.yaml, but {', '.join(others[:4])}"
+            f"{', ...' if len(others) > 4 else ''}); choose another --out, so that nothing of "
+            "yours is overwritten."
         )
-
-
-def _differences(a: Any, b: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [
-            d
-            for k in dict.fromkeys([*a, *b])
-            for d in _differences(a.get(k), b.get(k), f"{key}.{k}" if key else k)
-        ]
-    return [] if a == b else [(key, a, b)]
