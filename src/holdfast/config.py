@@ -8,7 +8,7 @@ with the run, and reading it back repeats the run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -24,6 +25,17 @@ from pydantic import (
 )
 
 from holdfast.errors import ConfigError, nearest
+from holdfast.plan import NEW
+from holdfast.redact import redacted
+from holdfast.safeyaml import LONGEST, load_yaml
+from holdfast.text import safe_text
+from holdfast.trust import Trust
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
 
 
 def _finite(value: float) -> float:
@@ -32,10 +44,19 @@ def _finite(value: float) -> float:
     return value
 
 
-Finite = Annotated[float, AfterValidator(_finite)]
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if safe_text(value) != value:
+        raise ValueError("must be text on one line, without control characters")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Finite = Annotated[float, BeforeValidator(_number), AfterValidator(_finite)]
 Positive = Annotated[Finite, Field(gt=0)]
 Share = Annotated[Finite, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=2**53)]
 
 
 class _Strict(BaseModel):
@@ -45,13 +66,17 @@ class _Strict(BaseModel):
 class Stage(_Strict):
     """One skill: what is read, and what its learning is measured on."""
 
-    data: str
+    data: Text
     """A file, a folder, a hub id, or a lab name such as ``lab:count``."""
-    test: str | None = None
+    test: Text | None = None
     """A task. None: the task of the same name in the lab; else records held back from ``data``."""
+    image_root: Text | None = None
+    """The folder that images lie in, where it is not that of ``data``; also for ``test``."""
     hold_back: Share = 0.1
     """Share of ``data`` held back for the test where there is no ``test`` (at most 500 records)."""
-    name: str | None = None
+    sources: dict[str, str] = {}
+    """Further data by name, for a method whose feed reads it (general texts, replayed skills)."""
+    name: Text | None = None
     """What tables call the stage; by default taken from ``data``."""
 
     @property
@@ -73,8 +98,18 @@ class Train(_Strict):
     epochs: Positive = 1.0
     batch_size: Count = 32
     """Examples per optimizer step, over all devices and micro-batches."""
+    batch_by: Literal["examples", "tokens"] = "examples"
+    """``tokens``: a step reads as many supervised tokens as ``batch_size`` examples have on
+    average, to within the longest answer, so the number of its examples varies."""
+    bucket_steps: Count = 1
+    """Sort the examples of so many steps by length and cut them anew: less padding, but other
+    examples share a step than by chance. 1: each step keeps the examples drawn for it."""
     micro_batch_size: Count | None = None
-    """Examples per forward pass on one device; None: the whole share of a device."""
+    """Examples per forward pass on one device, like lengths together; None: the whole share of
+    a device, in several passes only where that saves padding and keeps the device busy."""
+    packing: Literal["auto", "off", "on"] = "auto"
+    """Read a pass as one row without padding, each example attending to itself alone. ``auto``:
+    where the model runs with an attention kernel that skips the rest (flash, flex)."""
     weight_decay: Annotated[Finite, Field(ge=0)] = 0.0
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup: Share = 0.03
@@ -102,16 +137,18 @@ class Evaluate(_Strict):
 class RunConfig(_Strict):
     """A run: a model, a sequence of stages, a method, and the tasks that must not suffer."""
 
-    model: str
+    model: Text
     data: Annotated[list[Stage], Field(min_length=1)]
-    methods: Annotated[list[str], Field(min_length=1)]
+    methods: Annotated[list[Text], Field(min_length=1)]
     """Names with settings (``lora:rank=8``), combined from left to right."""
-    tasks: list[str] = []
+    tasks: list[Text] = []
     """Held-out tasks and suites, scored before the first stage and after each."""
-    out: str
-    seed: Annotated[int, Field(ge=0, le=4_000_000)] = 0
+    out: Text
+    seed: Annotated[int, BeforeValidator(_number), Field(ge=0, le=4_000_000)] = 0
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    trust: Trust = Trust()
+    """What is refused by default: a model's own code, pickle files, images outside the folder."""
 
     @field_validator("data", mode="before")
     @classmethod
@@ -135,6 +172,13 @@ class RunConfig(_Strict):
                 f"two stages are called '{min(twice)}'; give one of them a name of its own "
                 "(data: [{data: ..., name: ...}])"
             )
+        for stage in self.data:
+            if NEW in stage.sources or "" in stage.sources:
+                raise ValueError(
+                    f"a source of stage '{stage.label}' is called "
+                    f"'{NEW if NEW in stage.sources else ''}'; '{NEW}' is the stage's own data, "
+                    "give the source another name"
+                )
         micro, full = self.train.micro_batch_size, self.train.batch_size
         if micro is not None and full % micro:
             raise ValueError(
@@ -147,38 +191,22 @@ class RunConfig(_Strict):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error, not a silent last-one-wins."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is not text", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key}' stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises :class:`ConfigError` with the line of the fault."""
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if path.stat().st_size > LONGEST:
+            raise ConfigError(f"{path} has more than {LONGEST:,} bytes; a configuration is short")
+        value = load_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{path}, line {line}: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}{', ' if str(error).startswith('line') else ': '}{error}"
+        ) from None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -187,36 +215,75 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(config: dict[str, Any], assignment: str) -> None:
-    """Put ``a.b=value`` into ``config``, in place."""
+    """Put ``a.b=value`` into ``config``, in place. A value that is not YAML is text."""
     key, equals, value = assignment.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"'{assignment}' is not an assignment; write key=value")
+    if not equals or not all(key.strip().split(".")):
+        raise ConfigError(f"'{assignment:.200}' is not an assignment; write key=value")
     *path, last = key.strip().split(".")
     place = config
     for name in path:
-        inner = place.setdefault(name, {})
+        inner = place.get(name)
+        inner = place[name] = {} if inner is None else inner
         if not isinstance(inner, dict):
-            raise ConfigError(f"'{key}': '{name}' holds {inner!r}, which has no keys inside")
+            raise ConfigError(
+                f"'{key:.200}': '{name}' holds {shortened(inner)}, which has no keys inside"
+            )
         place = inner
     try:
-        place[last] = yaml.load(value, _Loader)
-    except yaml.YAMLError:
+        place[last] = load_yaml(value)
+    except ValueError:
         place[last] = value
 
 
 def resolve(values: Mapping[str, Any]) -> RunConfig:
-    """A checked configuration. Raises :class:`ConfigError` that lists every fault at once."""
+    """A checked configuration.
+
+    Raises :class:`ConfigError` that lists every fault at once, and for a secret in a setting: a
+    run's folder keeps its configuration, and it would be there for everybody to read.
+    """
     try:
-        return RunConfig.model_validate(dict(values))
+        config = RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        faults = [_sentence(dict(e)) for e in error.errors(include_url=False)]
-        raise ConfigError("; ".join(dict.fromkeys(faults))) from None
+        faults = list(dict.fromkeys(_sentence(dict(e)) for e in error.errors(include_url=False)))
+        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise ConfigError("; ".join(faults[:20]) + more) from None
+    return _no_secrets(config)
+
+
+def _no_secrets(config: RunConfig) -> RunConfig:
+    for where, text in _texts(config.model_dump(mode="json"), ""):
+        if redacted(text) != text:
+            raise ConfigError(
+                f"'{where}' holds a secret ({redacted(text):.200}); a run's folder keeps its "
+                "configuration, for whoever gets it to read. Name the model or file without it, "
+                "and give tokens in the environment (HF_TOKEN)."
+            )
+    return config
+
+
+def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Every text of a JSON value, with its place."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, f"{where}.{number}")
+
+
+def shortened(value: object, width: int = 60) -> str:
+    """``repr(value)`` in at most ``width`` characters; text and lists are cut before that."""
+    if isinstance(value, str | bytes | list | tuple):
+        value = value[: width + 1]
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
-    where = ".".join(str(p) for p in error["loc"])
-    given = repr(error.get("input"))
-    given = given if len(given) <= 60 else given[:57] + "..."
+    where = ".".join(str(p)[:60] for p in error["loc"])
+    given = shortened(error.get("input"))
     if error["type"] == "extra_forbidden":
         return f"there is no setting '{where}'{nearest(str(error['loc'][-1]), _keys(error['loc']))}"
     if error["type"] == "missing":
@@ -227,7 +294,12 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 def _keys(loc: Sequence[str | int]) -> list[str]:
     owner: type[BaseModel] = RunConfig
-    inner: dict[str, type[BaseModel]] = {"train": Train, "evaluate": Evaluate, "data": Stage}
+    inner: dict[str, type[BaseModel]] = {
+        "train": Train,
+        "evaluate": Evaluate,
+        "data": Stage,
+        "trust": Trust,
+    }
     for name in loc[:-1]:
         if isinstance(name, str) and name in inner:
             owner = inner[name]

@@ -16,6 +16,7 @@ No torch at import time: a plan can be made, printed and checked before anything
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,10 @@ class Outputs:
     """[N], the row of the batch that each position belongs to."""
     reference: Tensor | None = None
     """[N, V], the reference model's logits at the same positions, without gradient."""
+    sources: Tensor | None = None
+    """[N], the :func:`source_id` of each position's example, where the engine feeds."""
+    examples: Tensor | None = None
+    """[N], the index of each position's example in its source, where the engine feeds."""
 
 
 @runtime_checkable
@@ -69,7 +74,7 @@ class TokenTerm(Protocol):
         """[B, T] bool: position t is True if the prediction of token t+1 is wanted.
 
         ``batch`` has ``input_ids``, ``attention_mask``, ``labels`` (all [B, T]; labels not
-        shifted, -100 where unsupervised) and whatever the processor adds.
+        shifted, -100 where unsupervised), :data:`TAGS` and whatever the processor adds.
         """
         ...
 
@@ -163,13 +168,47 @@ class Update(Protocol):
         ...
 
 
+NEW = "new"
+"""The source that a stage learns from; the others have the names that the stage gives them."""
+
+Draw = tuple[str, int]
+"""A source's name and the index of one of its examples."""
+
+TAGS = ("source", "example")
+"""What the engine adds to a batch, [B] each, for terms to read and never for the model: the
+:func:`source_id` of each row's source, and the row's index in it."""
+
+
+def source_id(name: str) -> int:
+    """A source's number in a batch: 0 for what the stage learns, else a hash of its name."""
+    return 0 if name == NEW else zlib.crc32(name.encode()) + 1
+
+
 class Feed(Protocol):
-    """Which examples are read in which order: a pure, seeded function of the step."""
+    """Which examples are read in which order: a pure, seeded function of the step.
+
+    A step's examples are a set: their order within it has no effect, and their number may
+    differ from step to step. One may be drawn several times (views of it share its index).
+    """
 
     name: str
 
-    def __call__(self, sizes: Mapping[str, int], step: int, seed: int) -> list[tuple[str, int]]:
-        """The ``(source, index)`` draws of optimizer step ``step``."""
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources it reads beside :data:`NEW`; a stage that lacks one is refused."""
+        ...
+
+    def steps(self, sizes: Mapping[str, int], batch: int, epochs: float) -> int:
+        """How many optimizer steps ``epochs`` epochs of the stage's own data take."""
+        ...
+
+    def __call__(self, sizes: Mapping[str, int], step: int, batch: int, seed: int) -> list[Draw]:
+        """The draws of optimizer step ``step`` (from 0).
+
+        Args:
+            sizes: examples of each source that the stage has.
+            batch: how many examples a step should read (``train.batch_size``).
+        """
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.data.align import Alignment, Span, Watched, align, token_spans
@@ -19,6 +19,13 @@ IGNORED = -100
 
 SEQUENCE_KEYS = ("input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids")
 """Features with one value per token. All others belong to the images."""
+
+
+def count_tokens(features: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Tokens of an encoded record, and how many of them the loss reads."""
+    labels = features.get("labels")
+    supervised = 0 if labels is None else int((labels[1:] != IGNORED).sum())
+    return len(features["input_ids"]), supervised
 
 
 class Aligned:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
+from holdfast.data.aligned import count_tokens
 from holdfast.data.dataset import DataSet
 from holdfast.data.problems import data_error
 from holdfast.data.records import Record
@@ -34,6 +35,7 @@ class EncodedSet(Sequence[Mapping[str, "Tensor"]]):
     ) -> None:
         self.records, self.encoder = records, encoder
         self._kept: dict[int, Mapping[str, Tensor]] = {}
+        self._sizes: list[tuple[int, int] | None] = [None] * len(records)
         self._room = memory
 
     def __len__(self) -> int:
@@ -56,8 +58,17 @@ class EncodedSet(Sequence[Mapping[str, "Tensor"]]):
     def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
         return (self[i] for i in range(len(self)))
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Tokens of a record, and how many of them the loss reads. Encodes it only once."""
+        if self._sizes[index] is None:
+            self[index]
+        size = self._sizes[index]
+        assert size is not None, "reading an item counts it"
+        return size
+
     def keep(self, index: int, features: Mapping[str, Tensor]) -> None:
-        """Keep one record's encoding, if there is room for it."""
+        """Keep one record's counts, and its encoding if there is room for it."""
+        self._sizes[index] = count_tokens(features)
         size = sum(t.numel() * t.element_size() for t in features.values())
         if index not in self._kept and size <= self._room:
             self._room -= size

@@ -97,6 +97,7 @@ def _try(checked: Preflight, bound: Bound) -> tuple[float, float, int]:
             base_weights={},
             advance=lambda done, total: stamps.append(time.perf_counter()),
             note=lambda row: None,
+            sources=checked.sources[0],
         )
     per_step = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
     model = auto_class(config).from_config(config).float().to(pick_device(None)).eval()

@@ -8,6 +8,7 @@ Data, precision, devices, callbacks, tracking and checkpoints stay the trainer's
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,14 +17,18 @@ from transformers import TrainerCallback
 
 from holdfast.engine.bound import Bound, bind
 from holdfast.engine.forward import logits_at, next_labels
+from holdfast.engine.packing import pack
+from holdfast.engine.rowkeys import KEYS
 from holdfast.errors import UsageError
 from holdfast.pieces.distill import CrossEntropy
-from holdfast.plan import Outputs, Plan, TokenTerm, WeightTerm
+from holdfast.plan import TAGS, Outputs, Plan, TokenTerm, WeightTerm
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import Trainer
+
+    from holdfast.engine.reuse import Reuse
 
 
 class PlanMixin:
@@ -33,14 +38,29 @@ class PlanMixin:
     gather_loss: ClassVar[bool] = False
     """Compute the ordinary loss here too, at supervised positions only. A trainer of the user's
     own keeps its own loss unless the plan adds terms to it."""
+    reads_feed: ClassVar[bool] = False
+    """Whether the trainer's data come in the order of the plan's feed."""
+    packed: bool = False
+    """Read each pass as one row without padding (:mod:`holdfast.engine.packing`)."""
     base_weights: ClassVar[Mapping[str, Tensor] | None] = None
     """Values at the start of the run of weights that earlier stages changed."""
     adapter_folder: Path | None = None
     """Where an adapter is saved in its own format before it is merged."""
+    cache: ClassVar[str] = "auto"
+    """Where what never changes is kept: ``auto``, ``off`` or a folder (:mod:`holdfast.cache`)."""
+    cache_limit: ClassVar[int | None] = None
+    """Bytes on disk; None: the store's own bound."""
+    reuse: Reuse | None = None
+    """What steps look up instead of computing; None where nothing is seen twice."""
     bound: Bound
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _no_second_adapter(self.plan, kwargs)
+        if self.plan.feed is not None and not self.reads_feed:
+            raise UsageError(
+                f"the plan '{self.plan.name}' sets which examples are read at a step, and this "
+                "trainer reads its own; use holdfast.tune or 'holdfast tune'."
+            )
         super().__init__(*args, **kwargs)
         self.bound = bind(self.plan, self.model, base=self.base_weights)
         self.model: nn.Module = self.bound.model
@@ -57,6 +77,7 @@ class PlanMixin:
             # the loss is already divided by the tokens of the whole optimizer step
             self.model_accepts_loss_kwargs = True
         self.add_callback(_AfterStep(self.bound))  # type: ignore[attr-defined]
+        self.add_callback(_Begin(self))  # type: ignore[attr-defined]
 
     # The loss
 
@@ -83,20 +104,45 @@ class PlanMixin:
         num_items_in_batch: Any = None,
     ) -> Any:
         if return_outputs or not model.training or not self.token_terms:
-            loss = super().compute_loss(  # type: ignore[misc]
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
+            with self._known(model, inputs) as rest:
+                loss = super().compute_loss(  # type: ignore[misc]
+                    model,
+                    rest,
+                    return_outputs=return_outputs,
+                    num_items_in_batch=num_items_in_batch,
+                )
             return loss if return_outputs or not model.training else loss + self._weight_loss()
         return self._token_loss(model, inputs) + self._weight_loss()
 
+    def _known(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """Within, a training step looks up what it can. Yields the inputs that are left to give."""
+        if self.reuse is None or not model.training:
+            return nullcontext({k: v for k, v in inputs.items() if k != KEYS})
+        return self.reuse.around(inputs, call=model)
+
+    def open_reuse(self, state: Any) -> Reuse | None:
+        """What this run will look up, asked once the model is where it will train."""
+        if state.num_train_epochs < 2:
+            return None
+        from holdfast.engine.reuse import open_reuse
+
+        mode = f"{self.accelerator.mixed_precision}"  # type: ignore[attr-defined]
+        inner = self.accelerator.unwrap_model(self.model)  # type: ignore[attr-defined]
+        return open_reuse(inner, self.cache, limit=self.cache_limit, mode=mode)
+
     def _token_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         labels = inputs["labels"]
-        features = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache")}
+        features = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache", *TAGS)}
         readable = with_kinds(inputs, self._config())
         places = [t.positions(readable) for t in self.token_terms]
         union = torch.stack(places).any(0)
         inner = self.accelerator.unwrap_model(model)  # type: ignore[attr-defined]
-        logits = logits_at(model, inner, features, union)
+        where = union
+        if self.packed:
+            features, where = pack(features, union)
+        logits = logits_at(model, inner, features, where)
         targets = next_labels(labels)
         total = logits.sum() * 0.0  # keeps the graph when no position was asked for
         world = self.args.world_size  # type: ignore[attr-defined]
@@ -108,10 +154,11 @@ class PlanMixin:
             if term.reference is not None:
                 if term.reference not in references:
                     at = self.bound.references[term.reference]
-                    references[term.reference] = at.logits(inner, features, union)
+                    references[term.reference] = at.logits(inner, features, where)
                 reference = references[term.reference][inside]
             rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[place]
-            values = term(Outputs(logits[inside], targets[place], rows, reference))
+            tags = {f"{tag}s": inputs[tag][rows] for tag in TAGS if tag in inputs}
+            values = term(Outputs(logits[inside], targets[place], rows, reference, **tags))
             part = values.sum() / count
             # the backend averages gradients over ranks; the count is already over all of them
             total = total + term.weight * part * world
@@ -176,6 +223,21 @@ class PlanMixin:
         if self.plan.settle:
             self.model = self.model_wrapped = self.bound.detach(self.adapter_folder)
         return output
+
+
+class _Begin(TrainerCallback):  # type: ignore[misc]
+    """Opens the cache once the model is on its device and wrapped."""
+
+    def __init__(self, trainer: PlanMixin) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.model.train()
+        self.trainer.reuse = self.trainer.open_reuse(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.reuse is not None:
+            self.trainer.reuse.close()
 
 
 class _AfterStep(TrainerCallback):  # type: ignore[misc]

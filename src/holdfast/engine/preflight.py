@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast.anatomy import Anatomy, Selection, anatomy, load_meta
 from holdfast.config import RunConfig, Train
-from holdfast.data import Encoder, Survey, survey
+from holdfast.data import DataSet, Encoder, Survey, survey
+from holdfast.data.counting import EncodedSet
+from holdfast.engine.feeding import Schedule, Sources, schedule
 from holdfast.engine.scoring import load_tasks
 from holdfast.engine.skills import Skill, open_skills
-from holdfast.engine.stage import step_count
 from holdfast.errors import ConfigError, UsageError
 from holdfast.methods import plan as combine
-from holdfast.models.loading import load_processor
+from holdfast.models.code import code_note
+from holdfast.models.loading import load_processor, pick_device
 from holdfast.models.source import DELTA, Source, fetch, resolve
 from holdfast.plan import Plan
 from holdfast.progress import Progress
 from holdfast.tasks import Task
 from holdfast.tasks.batches import context_length
+from holdfast.trust import as_configured
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,13 @@ class Preflight:
     """What trains; None where an adapter decides."""
     train: Train
     """With the learning rate filled in."""
+    sources: list[dict[str, EncodedSet]]
+    """For each stage, what it reads beside its own data."""
+    schedules: list[Schedule]
+    """For each stage, which examples its steps and passes read."""
 
     def steps(self) -> list[int]:
-        return [step_count(self.train, len(s.records)) for s in self.skills]
+        return [len(planned.steps) for planned in self.schedules]
 
     def facts(self) -> dict[str, Any]:
         """The dry run as JSON values."""
@@ -62,11 +70,14 @@ class Preflight:
                     "held_back": skill.held_back,
                     "supervised_tokens": counted.supervised,
                     "images": counted.images,
-                    "steps": steps,
+                    "sources": {name: len(data) for name, data in skill.sources.items()},
+                    "steps": len(planned.steps),
+                    "passes": planned.passes * planned.world,
+                    "padding": planned.padding,
                     "test_examples": len(skill.task.examples),
                 }
-                for skill, counted, steps in zip(
-                    self.skills, self.surveys, self.steps(), strict=True
+                for skill, counted, planned in zip(
+                    self.skills, self.surveys, self.schedules, strict=True
                 )
             ],
             "held_out": {t.name: len(t.examples) for t in self.held_out},
@@ -75,6 +86,7 @@ class Preflight:
         }
 
 
+@as_configured
 def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflight:
     """Check a run whole. Nothing is written and no weights load.
 
@@ -96,6 +108,8 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
                 f"({facts['structure']['kind']}); tune its base instead."
             )
         base, base_folder = find_base(facts)
+    if said := code_note(base_folder):
+        progress.say(said)
     shape = load_meta(str(base_folder))
     found, room = anatomy(shape), context_length(shape)
     selection = found.select(plan.train) if plan.train is not None else None
@@ -112,19 +126,40 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
     skills = open_skills(config)
     held_out = load_tasks(config.tasks, model=base.name, limit=config.evaluate.limit)
     _distinct(skills, held_out)
-    surveys = []
-    for skill in skills:
-        progress.say(f"{skill.label}: {len(skill.records)} records ({skill.format})")
-        length = train.max_length or room
-        encoder = Encoder(processor, loss_on=train.loss_on, max_length=length)
-        with progress.bar(f"counting tokens of {skill.label}") as advance:
-            surveys.append(survey(skill.records, encoder, progress=advance))
-        for line in (*skill.notices, *surveys[-1].lines()):
-            progress.say(f"  {line}")
+    encoder = Encoder(processor, loss_on=train.loss_on, max_length=train.max_length or room)
+    surveys, sources, schedules = [], [], []
+    for stage, skill in enumerate(skills, 1):
+        surveys.append(_survey(skill.label, skill.records, skill.notices, encoder, progress))
+        others = {
+            name: _survey(f"{skill.label}, {name}", data, data.notices, encoder, progress).encoded
+            for name, data in skill.sources.items()
+        }
+        sources.append(others)
+        schedules.append(
+            schedule(
+                plan,
+                Sources(surveys[-1].encoded, others),
+                train,
+                seed=config.seed * 1000 + stage,
+                device=pick_device(None).type,
+                packed=train.packing == "on",
+            )
+        )
     return Preflight(
         config, plan, source, base, base_folder, processor, skills, surveys, held_out, found,
-        selection, train,
+        selection, train, sources, schedules,
     )  # fmt: skip
+
+
+def _survey(
+    label: str, data: DataSet, notices: Sequence[str], encoder: Encoder, progress: Progress
+) -> Survey:
+    progress.say(f"{label}: {len(data)} records ({data.format})")
+    with progress.bar(f"counting tokens of {label}") as advance:
+        counted = survey(data, encoder, progress=advance)
+    for line in (*notices, *counted.lines()):
+        progress.say(f"  {line}")
+    return counted
 
 
 def _with_rate(config: RunConfig, plan: Plan, progress: Progress) -> Train:

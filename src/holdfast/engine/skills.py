@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from holdfast.config import RunConfig, Stage
 from holdfast.data import DataSet, Record, read
@@ -26,6 +27,8 @@ class Skill:
     notices: tuple[str, ...] = ()
     """What was done to the data on the way, for the user to see."""
     held_back: int = 0
+    sources: Mapping[str, DataSet] = field(default_factory=dict)
+    """What the stage reads beside the records, by name."""
 
 
 def open_skills(config: RunConfig) -> list[Skill]:
@@ -56,7 +59,8 @@ def _open(stage: Stage, config: RunConfig) -> Skill:
     task = replace(tasks[0], name=stage.label, examples=examples)
     train = _enough(train, config)
     records = data if len(train) == len(data) else _some(data, train)
-    return Skill(stage.label, records, task, data.format, data.notices, len(held_back))
+    sources = {name: read(source) for name, source in stage.sources.items()}
+    return Skill(stage.label, records, task, data.format, data.notices, len(held_back), sources)
 
 
 def _held_back_task(label: str, records: list[Record]) -> Task:

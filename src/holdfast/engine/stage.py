@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,58 +10,38 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from holdfast.config import Train
 from holdfast.engine.bound import Bound
-from holdfast.engine.checkpoints import Seal, latest
+from holdfast.engine.checkpoints import Seal, newest_step
+from holdfast.engine.feeding import Collate, Passes, Schedule, Sources, schedule
 from holdfast.engine.mixin import PlanMixin
-from holdfast.errors import RunError
+from holdfast.engine.packing import packs
+from holdfast.engine.signals import LeaveInOrder
+from holdfast.engine.stops import Losses, Place, telling
 from holdfast.plan import Plan
 from holdfast.progress import Advance
-from holdfast.runs.files import explain, failed_write
 
 MODEL_FILE = "model.safetensors"
-
-
-def step_count(train: Train, examples: int) -> int:
-    """Optimizer steps of a stage; an epoch leaves out an incomplete last batch, if it can."""
-    if train.steps is not None:
-        return train.steps
-    return max(1, math.floor(train.epochs * examples / train.batch_size))
-
-
-def draws(examples: int, count: int, seed: int) -> list[int]:
-    """The first ``count`` indices of an endless run of shuffled epochs. Pure and seeded."""
-    order: list[int] = []
-    generator = torch.Generator().manual_seed(seed)
-    while len(order) < count:
-        order += torch.randperm(examples, generator=generator).tolist()
-    return order[:count]
-
-
-class Ordered(Dataset[Any]):
-    """Examples in a given order: what makes a run resumable in the middle."""
-
-    def __init__(self, examples: Sequence[Any], order: Sequence[int]) -> None:
-        self.examples, self.order = examples, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.examples[self.order[index]]
 
 
 class StageTrainer(PlanMixin, Trainer):  # type: ignore[misc]
     """Trainer under a plan whose checkpoints hold only what trains."""
 
     gather_loss = True
+    reads_feed = True
 
     def __init__(
-        self, *args: Any, plan: Plan, base_weights: Mapping[str, Tensor], **kw: Any
+        self,
+        *args: Any,
+        plan: Plan,
+        base_weights: Mapping[str, Tensor],
+        losses: Losses,
+        **kw: Any,
     ) -> None:
+        self.losses = losses
         self.plan = plan  # type: ignore[misc]
         self.base_weights = base_weights  # type: ignore[misc]
         super().__init__(*args, **kw)
@@ -71,9 +49,16 @@ class StageTrainer(PlanMixin, Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.losses.note(self.state.global_step + 1, loss)
+        return loss
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         from safetensors.torch import save_file
 
+        self.losses.place.step = self.state.global_step
+        self.losses.check_weights(self.bound.parameters())
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         values = {n: p.detach().cpu().contiguous() for n, p in self.bound.parameters().items()}
@@ -91,23 +76,35 @@ class StageTrainer(PlanMixin, Trainer):  # type: ignore[misc]
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, keeps the loss curve, and stops a run whose loss is not a number."""
+    """Shows progress, keeps the loss curve, and knows at which step the stage is."""
 
-    def __init__(self, advance: Advance, note: Callable[[dict[str, Any]], None]) -> None:
-        self.advance, self.note = advance, note
+    def __init__(
+        self,
+        advance: Advance,
+        note: Callable[[dict[str, Any]], None],
+        place: Place,
+        losses: Losses,
+    ) -> None:
+        self.advance, self.note, self.place, self.losses = advance, note, place, losses
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._at_next(state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._at_next(state)
+
+    def _at_next(self, state: Any) -> None:
+        self.place.step = min(state.global_step + 1, state.max_steps)
+        self.place.steps = state.max_steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._at_next(state)
         self.advance(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise RunError(
-                f"the loss became {logs['loss']} by step {state.global_step}. The last good "
-                "checkpoint is kept; a lower learning rate or a longer warm-up usually helps "
-                "(--set train.learning_rate=..., --set train.warmup=...)."
-            )
+        self.losses.check()
         self.note({"step": state.global_step, **logs})
 
 
@@ -145,6 +142,8 @@ def train_stage(
     advance: Advance,
     note: Callable[[dict[str, Any]], None],
     adapter_folder: Path | None = None,
+    place: Place | None = None,
+    sources: Mapping[str, Sequence[Any]] | None = None,
 ) -> Trained:
     """Train, settle, and say what changed.
 
@@ -155,24 +154,40 @@ def train_stage(
         base_weights: values at the start of the run of weights that earlier stages changed.
         advance, note: told of every step and of every logged loss.
         adapter_folder: where an adapter is saved in its own format.
+        place: what is said if the stage has to stop, and the signals that stop it.
+        sources: further encoded records by name, for a plan whose feed reads them.
 
     Raises:
-        RunError: the loss is not a number, or a checkpoint cannot be written.
+        ConfigError: the plan's feed, the sources and the settings do not go together.
+        UsageError: packing was asked for and would change what the model reads.
+        RunError: the loss is not a number, a checkpoint cannot be written or is another run's,
+            memory ran out. It names the step, its examples and the way on.
+        Interrupted: a signal came; the checkpoint of the step that it met is saved.
     """
-    steps = step_count(train, len(examples))
+    place = place or Place("training")
+    losses = Losses(place)
     device = next(model.parameters()).device
     dtypes = {n: p.dtype for n, p in model.named_parameters()}
-    arguments = _arguments(train, steps, seed, folder, device)
+    packed = packs(train, model, examples, collate)
+    read = Sources(examples, sources)
+    planned = schedule(plan, read, train, seed=seed, device=device.type, packed=packed)
+    steps = len(planned.steps)
+    arguments = _arguments(train, planned, seed, folder, device)
+    seal = Seal({"plan": plan.name, "seed": seed, "steps": steps}, place.say)
     trainer = StageTrainer(
         model=model,
         args=arguments,
         plan=plan,
         base_weights=base_weights,
-        data_collator=collate,
-        train_dataset=Ordered(examples, draws(len(examples), steps * train.batch_size, seed)),
-        callbacks=[Seal(), Watch(advance, note)],
+        losses=losses,
+        data_collator=Collate(collate),
+        train_dataset=Passes(planned),
+        callbacks=[seal, Watch(advance, note, place, losses), LeaveInOrder(place.signals)],
     )
-    trainer.adapter_folder = adapter_folder
+    place.rows = lambda step: [read.name(draw) for draw in planned.steps[step - 1]]
+    place.micro_batch = planned.largest
+    place.saved = lambda: newest_step(folder)
+    trainer.adapter_folder, trainer.packed = adapter_folder, packed
     trainer.pop_callback(PrinterCallback)
     bound = trainer.bound
     trained, trainable = bound.count, [bound.original.get(n, n) for n in bound.trainable]
@@ -180,19 +195,17 @@ def train_stage(
     if arguments.bf16:
         for parameter in bound.parameters().values():
             parameter.data = parameter.data.float()
-    resumed = latest(folder)
-    began = time.perf_counter()
-    try:
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    with telling(place):
+        resumed = seal.latest(folder)
+        with place.signals.held():
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        losses.check()
+        place.step = 0
         settled = trainer.model if plan.settle else bound.detach(adapter_folder)
-    except Exception as error:
-        if (failed := failed_write(error)) is None:
-            raise
-        raise RunError(explain(failed, folder)) from error
     _restore(settled, dtypes)
     names = {n for n, _ in settled.named_parameters()}
     changed = [n for n in dict.fromkeys([*bound.touched, *trainable]) if n in names]
-    return Trained(settled, changed, trained, time.perf_counter() - began, steps, before)
+    return Trained(settled, changed, trained, seal.seconds, steps, before)
 
 
 def _values(bound: Bound, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,15 +219,14 @@ def _values(bound: Bound, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _arguments(
-    train: Train, steps: int, seed: int, folder: Path, device: torch.device
+    train: Train, planned: Schedule, seed: int, folder: Path, device: torch.device
 ) -> TrainingArguments:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = train.micro_batch_size or max(1, train.batch_size // world)
+    steps = len(planned.steps)
     bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
     return TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, train.batch_size // (micro * world)),
+        per_device_train_batch_size=1,  # an item of the data set is a whole pass
+        gradient_accumulation_steps=planned.passes,
         max_steps=steps,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.schedule,

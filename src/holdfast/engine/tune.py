@@ -23,8 +23,10 @@ from holdfast.progress import Progress
 from holdfast.runs import Run
 from holdfast.runs.run import Role
 from holdfast.tasks import Task, TaskResult, evaluate
+from holdfast.trust import as_configured
 
 
+@as_configured
 def tune(config: RunConfig, *, progress: Progress | None = None, known: Path | None = None) -> Run:
     """Run a configuration to its end, from wherever an earlier process left it.
 
@@ -56,6 +58,7 @@ def tune(config: RunConfig, *, progress: Progress | None = None, known: Path | N
         run.unlock()
 
 
+@as_configured
 def measure_base(config: RunConfig, out: Path, *, progress: Progress | None = None) -> Run:
     """Score a configuration's model before any training, for runs that share it (``known``).
 
@@ -173,6 +176,7 @@ class _Tuning:
                 ),
                 # an adapter that is edited after it was merged is not the stage's result
                 adapter_folder=None if checked.plan.settle else folder / "adapter",
+                sources=checked.sources[stage - 1],
             )
         self.model = trained.model.eval()
         if stage < len(checked.skills):

@@ -19,14 +19,16 @@ class CrossEntropy:
     """The loss of ordinary fine-tuning: -log p(token t+1) at the supervised positions."""
 
     weight: float = 1.0
+    source: str | None = None
+    """The source of data that it reads; None: all."""
     name: str = "cross-entropy"
     fits: bool = field(default=True, init=False)
     reference: Reference | None = field(default=None, init=False)
 
     def positions(self, batch: Mapping[str, Tensor]) -> Tensor:
-        from holdfast.pieces.positions import answer
+        from holdfast.pieces.positions import answer, of_source
 
-        return answer(batch)
+        return of_source(answer(batch), batch, self.source)
 
     def __call__(self, outputs: Outputs) -> Tensor:
         from holdfast.pieces.objectives import cross_entropy
@@ -54,6 +56,8 @@ class Distill:
     teacher: Reference = "stage"
     chunk: int | None = None
     """Positions per piece (see :func:`holdfast.pieces.objectives.kl`); None: all at once."""
+    source: str | None = None
+    """The source of data that it reads; None: all."""
     name: str = "distill"
     fits: bool = field(default=False, init=False)
     reference: Reference | None = field(default=None, init=False)
@@ -62,9 +66,9 @@ class Distill:
         self.reference = self.teacher
 
     def positions(self, batch: Mapping[str, Tensor]) -> Tensor:
-        from holdfast.pieces.positions import POSITIONS
+        from holdfast.pieces.positions import POSITIONS, of_source
 
-        return POSITIONS[self.at](batch)
+        return of_source(POSITIONS[self.at](batch), batch, self.source)
 
     def __call__(self, outputs: Outputs) -> Tensor:
         from holdfast.pieces.objectives import kl

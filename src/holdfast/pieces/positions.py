@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import UsageError
+from holdfast.plan import source_id
 
 
 def answer(batch: Mapping[str, Tensor]) -> Tensor:
@@ -64,6 +65,22 @@ POSITIONS: dict[str, Callable[[Mapping[str, Tensor]], Tensor]] = {
     "all": everything,
     "llava_lmmcl_compat": llava_lmmcl,
 }
+
+
+def of_source(wanted: Tensor, batch: Mapping[str, Tensor], source: str | None) -> Tensor:
+    """Those of the positions ``wanted`` [B, T] that lie in examples of one source; None: all.
+
+    Raises:
+        UsageError: the batch does not say which sources its rows are from.
+    """
+    if source is None:
+        return wanted
+    if "source" not in batch:
+        raise UsageError(
+            f"a term reads the source '{source}' only, and this batch does not say where its "
+            "rows are from; use holdfast.tune or 'holdfast tune'."
+        )
+    return wanted & (batch["source"] == source_id(source)).to(wanted.device)[:, None]
 
 
 def _spread(n: int) -> Tensor:

@@ -110,7 +110,16 @@ def dry_run(facts: Mapping[str, Any]) -> RenderableType:
 
     stages = Grid(
         "Stages",
-        ("skill", "format", "records", "supervised tokens", "images", "steps", "tested on"),
+        (
+            "skill",
+            "format",
+            "records",
+            "supervised tokens",
+            "images",
+            "steps",
+            "padding, %",
+            "tested on",
+        ),
         tuple(
             (
                 s["name"],
@@ -119,6 +128,7 @@ def dry_run(facts: Mapping[str, Any]) -> RenderableType:
                 f"{s['supervised_tokens']:,}",
                 f"{s['images']:,}",
                 f"{s['steps']:,}",
+                f"{100 * s['padding']:.1f}",
                 f"{s['test_examples']:,} examples",
             )
             for s in facts["stages"]

@@ -1,0 +1,163 @@
+"""Passes without padding: a batch's rows behind each other in one row, each attending to itself.
+
+transformers keeps rows apart whose positions begin again at 0 when no attention mask is given:
+flash attention by the rows' lengths (variable-length kernels), flex attention by a block mask,
+the others by a block-diagonal mask of T x T entries, which is exact but skips no work. (Kundu
+et al. 2024, arXiv 2407.09105.)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from holdfast.config import Train
+
+Packing = Literal["auto", "off", "on"]
+
+SKIPPING = ("flash", "flex")
+"""Parts of the names of attention implementations that skip the blocks between rows."""
+
+MOST_ROWS, MOST_TOKENS = 3, 512
+"""Size of the batch on which packing is tried."""
+
+
+def pack(inputs: Mapping[str, Any], positions: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """A padded batch as one row without padding, with ``position_ids`` from 0 for each example.
+
+    Args:
+        inputs: with ``input_ids`` and ``attention_mask`` [B, T]. Other entries of that shape
+            are packed too; the rest (images) stays as it is, in the order of the rows.
+        positions: [B, T] bool, none of them padding.
+
+    Returns:
+        The inputs with [1, N] for N real tokens and without ``attention_mask``, and the
+        positions as [1, N]. What they select, they select in the same order as before.
+    """
+    real = inputs["attention_mask"].bool()
+    packed = {
+        name: value[real].unsqueeze(0)
+        if isinstance(value, Tensor) and value.shape == real.shape
+        else value
+        for name, value in inputs.items()
+        if name != "attention_mask"
+    }
+    places = real.long().cumsum(1) - 1
+    packed["position_ids"] = places[real].unsqueeze(0)
+    return packed, positions[real].unsqueeze(0)
+
+
+def packs(
+    train: Train,
+    model: nn.Module,
+    rows: Sequence[Mapping[str, Any]],
+    collate: Callable[[list[Any]], Any],
+) -> bool:
+    """Whether a stage reads its passes packed, by its settings and what the model can do.
+
+    Args:
+        rows: some of the stage's examples, to try it on.
+        collate: makes them a padded batch.
+
+    Raises:
+        UsageError: ``train.packing`` is ``on`` and the model would not see what it sees without.
+    """
+    if train.packing == "off" or (train.packing == "auto" and not _skips(model)):
+        return False
+    why = refusal(model) or contamination(model, collate(_few(rows)))
+    if why is None:
+        return True
+    if train.packing == "auto":
+        return False
+    raise UsageError(
+        f"train.packing=on: {why}. Leave it at auto or off: passes of like lengths "
+        "(train.micro_batch_size) spare nearly as much padding."
+    )
+
+
+def refusal(model: nn.Module) -> str | None:
+    """Why a model of this kind cannot read rows behind each other; None if nothing speaks for it.
+
+    Some kinds carry a state from token to token, some take positions that are not a plain
+    count, some attend in both directions within a prefix, some take no positions at all.
+    """
+    name = type(model).__name__
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    text = base.config.get_text_config()
+    kinds = {str(k) for k in getattr(text, "layer_types", None) or ()}
+    recurrent = sorted(k for k in kinds if "attention" not in k or "linear" in k)
+    if getattr(base, "_is_stateful", False) or recurrent:
+        what = f" ({', '.join(recurrent)})" if recurrent else ""
+        return f"{name} carries a state from one example into the next{what}"
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if "mrope_section" in rope:
+        return f"{name} numbers its positions by the place in the image (multimodal RoPE)"
+    if getattr(base.config, "model_type", "") in BIDIRECTIONAL:
+        return f"{name} attends in both directions within a prefix or an image"
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        return f"{name} takes no position_ids, so that it cannot be told where an example begins"
+    return None
+
+
+BIDIRECTIONAL = ("paligemma", "gemma3", "gemma3n", "git")
+"""Model types whose attention mask is not causal everywhere, read off token types."""
+
+
+@torch.no_grad()
+def contamination(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
+    """Whether packing changes what the model says on a batch: the sentence that says so, or None.
+
+    Compares hidden states of the output head's input, packed and padded, in evaluation mode.
+    Rounding is allowed for: as much as the same row alone and in the padded batch may differ.
+    """
+    from holdfast.engine.forward import logits_at
+
+    device = next(model.parameters()).device
+    inputs = {
+        k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items() if k != "labels"
+    }
+    wanted = inputs["attention_mask"].bool()
+    inner = getattr(model, "get_base_model", lambda: model)()
+    was_training = model.training
+    model.eval()
+    try:
+        padded = logits_at(model, inner, inputs, wanted).float()
+        packed = logits_at(model, inner, *pack(inputs, wanted)).float()
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        line = str(error).strip().splitlines()
+        return f"{type(inner).__name__} cannot read a packed row ({line[0] if line else error!r})"
+    finally:
+        model.train(was_training)
+    off = (padded - packed).abs().max() / padded.std().clamp(min=1e-6)
+    room = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
+    if off <= room:
+        return None
+    return (
+        f"{type(inner).__name__} says something else on a packed row: its logits are off by "
+        f"{float(off):.2g} of their spread, where rounding explains {room:g}"
+    )
+
+
+def _skips(model: nn.Module) -> bool:
+    """Whether the model's attention does no work between the rows of a pack."""
+    config = getattr(model, "config", None)
+    name = str(getattr(config, "_attn_implementation", "") or "")
+    return any(part in name for part in SKIPPING)
+
+
+def _few(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The shortest of the first rows: two at least, more while they are short."""
+    first = [rows[i] for i in range(min(len(rows), 32))]
+    first.sort(key=lambda row: len(row["input_ids"]))
+    chosen = first[:2]
+    for row in first[2:MOST_ROWS]:
+        if sum(len(r["input_ids"]) for r in [*chosen, row]) <= MOST_TOKENS:
+            chosen.append(row)
+    return chosen
