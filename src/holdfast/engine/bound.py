@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from holdfast.anatomy import anatomy, select
 from holdfast.engine.forward import Reference
 from holdfast.errors import UsageError
+from holdfast.pieces.sharding import fill
 from holdfast.plan import Plan, TokenTerm, Update, WeightTerm
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Bound:
     scales: dict[str, float] = field(default_factory=dict)
     """Learning-rate factor by name in ``model``, where it is not 1."""
     references: dict[str, Reference] = field(default_factory=dict)
+    hollow: nn.Module | None = None
+    """Where the model's weights will be spread over processes: what it is made whole in again."""
 
     def parameters(self) -> dict[str, Tensor]:
         """The trainable weights by name."""
@@ -55,6 +58,8 @@ class Bound:
 
         Returns the model for evaluation and the next stage, with the names it had at first.
         """
+        if self.hollow is not None:
+            self.model, self.hollow = fill(self.hollow, self.model), None
         model = self.model
         if self.plan.adapt is not None:
             model = self.plan.adapt.detach(model, folder)

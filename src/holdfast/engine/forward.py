@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import ModelError
+from holdfast.pieces import sharding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,15 @@ def next_labels(labels: Tensor) -> Tensor:
     shifted = torch.full_like(labels, -100)
     shifted[:, :-1] = labels[:, 1:]
     return shifted
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The output head. Raises :class:`ModelError` if there is none."""
+    get = getattr(model, "get_output_embeddings", None)
+    head = get() if get is not None else None
+    if not isinstance(head, nn.Module):
+        raise ModelError(f"{type(model).__name__} has no language-model head to take logits from.")
+    return head
 
 
 @contextmanager
@@ -36,10 +46,7 @@ def head_sees(model: nn.Module, positions: Tensor) -> Iterator[None]:
     Raises:
         ModelError: the model has no output head.
     """
-    get = getattr(model, "get_output_embeddings", None)
-    head = get() if get is not None else None
-    if head is None:
-        raise ModelError(f"{type(model).__name__} has no language-model head to take logits from.")
+    head = head_of(model)
 
     def choose(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = inputs[0]
@@ -88,17 +95,21 @@ class Reference:
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self.weights = dict(weights)
+        self._parts: dict[str, Tensor] | None = None
 
     def logits(self, inner: nn.Module, inputs: Mapping[str, Any], positions: Tensor) -> Tensor:
         """[N, V] at ``positions`` [B, T]."""
+        with head_sees(inner, positions):
+            logits: Tensor = self.call(inner, inputs).logits[0]
+        return logits
 
-        def call(**kwargs: Any) -> Any:
-            return torch.func.functional_call(inner, self.weights, (), kwargs)
-
+    @torch.no_grad()
+    def call(self, inner: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """What the reference returns for ``inputs``."""
         was_training = inner.training
         inner.eval()
         try:
-            with torch.no_grad():
-                return logits_at(inner, inner, inputs, positions, call)
+            kwargs = {**inputs, "use_cache": False}
+            return torch.func.functional_call(inner, self.weights, (), kwargs)
         finally:
             inner.train(was_training)

@@ -21,8 +21,8 @@ class KeepRows:
     rows out of the gradient norm), and after the step their values are put back. The values
     are copied once, before the first step.
 
-    The parameters must be whole on this process: under ZeRO-3 or FSDP, where a process holds
-    a shard, the shapes do not fit the masks, and that is an error and never a wrong mask.
+    Where a process holds a shard of the weight (FSDP2, ZeRO-3), it does so with the same shard
+    of the mask.
     """
 
     masks: Mapping[str, Tensor] = field(repr=False)
@@ -38,21 +38,25 @@ class KeepRows:
         return cls(masks=selection.masks(model))
 
     def before_step(self, parameters: Mapping[str, Tensor]) -> None:
+        from holdfast.pieces import sharding
+
         for name, parameter in parameters.items():
             if name not in self.masks:
                 continue
             if name not in self._kept:
                 self._remember(name, parameter)
-            if parameter.grad is not None:
-                parameter.grad.masked_fill_(self._frozen[name], 0)
+            sharding.clear_gradient(parameter, self._frozen[name])
 
     def after_step(self, parameters: Mapping[str, Tensor]) -> None:
+        from holdfast.pieces import sharding
+
         for name, kept in self._kept.items():
-            weight = parameters[name].detach()
-            weight.masked_scatter_(self._frozen[name].expand_as(weight), kept)
+            sharding.put_back(parameters[name], self._frozen[name], kept)
 
     def _remember(self, name: str, parameter: Tensor) -> None:
-        weight = parameter.detach()
-        frozen = ~self.masks[name].to(weight.device)
+        from holdfast.pieces import sharding
+
+        weight = sharding.part(parameter)
+        frozen = sharding.cut(parameter, ~self.masks[name].to(weight.device))
         self._frozen[name] = frozen
         self._kept[name] = weight[frozen.expand_as(weight)]
