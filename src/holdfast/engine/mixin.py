@@ -21,6 +21,7 @@ from holdfast.engine.packing import pack
 from holdfast.engine.rowkeys import KEYS
 from holdfast.errors import UsageError
 from holdfast.pieces.distill import CrossEntropy
+from holdfast.pieces.sharding import before_each_step, hollow
 from holdfast.plan import TAGS, Outputs, Plan, TokenTerm, WeightTerm
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class PlanMixin:
         if self.token_terms:
             # the loss is already divided by the tokens of the whole optimizer step
             self.model_accepts_loss_kwargs = True
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # type: ignore[attr-defined]
+            _whole_terms(self.plan, weight)
+            self.bound.hollow = hollow(self.bound.model)
         self.add_callback(_AfterStep(self.bound))  # type: ignore[attr-defined]
         self.add_callback(_Begin(self))  # type: ignore[attr-defined]
 
@@ -124,7 +128,7 @@ class PlanMixin:
 
     def open_reuse(self, state: Any) -> Reuse | None:
         """What this run will look up, asked once the model is where it will train."""
-        if state.num_train_epochs < 2:
+        if state.num_train_epochs < 2 or self.bound.hollow is not None:
             return None
         from holdfast.engine.reuse import open_reuse
 
@@ -142,20 +146,20 @@ class PlanMixin:
         where = union
         if self.packed:
             features, where = pack(features, union)
+        # before the model's own pass, whose gathered weights have to stay for the way back
+        references = {
+            name: self.bound.references[name].logits(inner, features, where)
+            for name in dict.fromkeys(t.reference for t in self.token_terms)
+            if name is not None
+        }
         logits = logits_at(model, inner, features, where)
         targets = next_labels(labels)
         total = logits.sum() * 0.0  # keeps the graph when no position was asked for
         world = self.args.world_size  # type: ignore[attr-defined]
         counts = self._counts or [p.sum().clamp(min=1) for p in places]
-        references: dict[str, Tensor] = {}
         for term, place, count in zip(self.token_terms, places, counts, strict=True):
             inside = place[union]
-            reference = None
-            if term.reference is not None:
-                if term.reference not in references:
-                    at = self.bound.references[term.reference]
-                    references[term.reference] = at.logits(inner, features, where)
-                reference = references[term.reference][inside]
+            reference = references[term.reference][inside] if term.reference else None
             rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[place]
             tags = {f"{tag}s": inputs[tag][rows] for tag in TAGS if tag in inputs}
             values = term(Outputs(logits[inside], targets[place], rows, reference, **tags))
@@ -187,21 +191,35 @@ class PlanMixin:
         """Add each term's mean since the last log, unweighted, as ``loss/<term>``."""
         if "loss" in logs and len(self._sums) > 1:
             steps = max(1, self.state.global_step - getattr(self, "_noted_at", 0))  # type: ignore[attr-defined]
-            logs |= {f"loss/{n}": round(float(v) / steps, 6) for n, v in self._sums.items()}
+            sums = {n: float(v) for n, v in self._mean(self._sums).items()}
+            logs |= {f"loss/{n}": round(v / steps, 6) for n, v in sums.items()}
         if "loss" in logs:
             self._sums.clear()
             self._noted_at = self.state.global_step  # type: ignore[attr-defined]
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
+    def _mean(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Over all processes."""
+        if self.args.world_size == 1:  # type: ignore[attr-defined]
+            return values
+        return self.accelerator.reduce(dict(values), reduction="mean")  # type: ignore[attr-defined,no-any-return]
+
     # The step
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        engine = getattr(self, "deepspeed", None)
+        if engine is not None:  # it takes the step itself, in the backward pass
+            before_each_step(engine, self._before_step)
         loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        if self.bound.updates and self.accelerator.sync_gradients:  # type: ignore[attr-defined]
+        if engine is None and self.accelerator.sync_gradients:  # type: ignore[attr-defined]
+            self._before_step()
+        return loss
+
+    def _before_step(self) -> None:
+        if self.bound.updates:
             parameters = self.bound.parameters()
             for update in self.bound.updates:
                 update.before_step(parameters)
-        return loss
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's own optimizer; parts with another rate get groups of their own."""
@@ -251,6 +269,15 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]
             parameters = self.bound.parameters()
             for update in self.bound.updates:
                 update.after_step(parameters)
+
+
+def _whole_terms(plan: Plan, terms: Sequence[WeightTerm]) -> None:
+    if terms:
+        raise UsageError(
+            f"'{terms[0].name}' of the plan '{plan.name}' reads whole weights, and FSDP and "
+            "DeepSpeed spread each over the processes; run it in one process or under DDP "
+            "(torchrun without either)."
+        )
 
 
 def with_kinds(batch: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
