@@ -83,7 +83,9 @@ class Interrupted(KeyboardInterrupt):
     go on after this. The command line exits with ``code``.
     """
 
-    def __init__(self, signal: int, message: str = "interrupted") -> None:
+    def __init__(
+        self, signal: int, message: str = "interrupted; run the same command to go on."
+    ) -> None:
         self.signal = signal
         super().__init__(message)
 

@@ -25,7 +25,8 @@ from holdfast.text import safe_text
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 a defect of ours; 2 the request is wrong; 3 the data; 4 the model;
-5 the run stopped or its folder cannot be used; 130 interrupted."""
+5 the run stopped or its folder cannot be used; 130 interrupted (SIGINT); 143 terminated (SIGTERM);
+129 hung up (SIGHUP)."""
 
 people = Console(stderr=True, highlight=False, soft_wrap=False)
 output = Console(highlight=False)

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from holdfast.errors import RunError
 from holdfast.runs.files import explain, read_json, write_json
+from holdfast.signals import Signals
 
 SEAL = "sealed.json"
 
@@ -91,6 +92,18 @@ class Seal(TrainerCallback):  # type: ignore[misc]
                 "away or delete it, and run the same command again."
             )
         self._earlier = float(facts["seconds"])
+
+
+class LeaveInOrder(TrainerCallback):  # type: ignore[misc]
+    """Once a signal was received: finish the step, save a checkpoint, stop training."""
+
+    def __init__(self, signals: Signals) -> None:
+        self.signals = signals
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.signals.received is not None:
+            control.should_save = True
+            control.should_training_stop = True
 
 
 def newest_step(folder: Path) -> int:

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from holdfast.engine.signals import Signals
 from holdfast.errors import DataError, HoldfastError, Interrupted, RunError
 from holdfast.runs.files import explain, failed_write
+from holdfast.signals import Signals
 from holdfast.tasks.batches import is_out_of_memory
 
 SHOWN = 3
@@ -24,7 +25,7 @@ class Place:
     """Where a run is; kept up to date by whoever works."""
 
     work: str = ""
-    """What is being done: ``stage 1 of 2 (birds)``."""
+    """What is being done: ``stage 1 of 2 (birds)``, ``the loading of the model``."""
     step: int = 0
     """The optimizer step, from 1; 0 outside of training."""
     steps: int = 0
@@ -43,7 +44,7 @@ class Place:
 
     def __str__(self) -> str:
         if not self.step:
-            return self.work
+            return f"during {self.work}"
         names = list(self.rows(self.step))
         examples = f", on {listed(names)}" if names else ""
         return f"at step {self.step} of {self.steps} of {self.work}{examples}"
@@ -102,7 +103,7 @@ def _sentence(error: Exception, place: Place) -> str | None:
     if is_out_of_memory(error) or isinstance(error, MemoryError):
         return f"memory ran out {place}. {_smaller(place)}{place.way_on}{_changed(place)}"
     if (failed := failed_write(error)) is not None:
-        what = explain(failed, failed.filename or "a file of the run").rstrip(".")
+        what = explain(failed, Path(failed.filename or "a file of the run")).rstrip(".")
         return f"{what}; {place}. {place.way_on}"
     if "DataLoader worker" in str(error):
         first = str(error).strip().splitlines()[0]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,19 @@ from torch import Tensor
 
 from holdfast.config import RunConfig
 from holdfast.data import collate
+from holdfast.engine import memory
 from holdfast.engine.preflight import Preflight, preflight
+from holdfast.engine.provenance import provenance
 from holdfast.engine.stage import needs_base, train_stage
+from holdfast.engine.stops import Place, telling
+from holdfast.errors import ModelError, RunError
 from holdfast.models.loading import load_model, pick_device, put
-from holdfast.models.saving import read_delta, save_delta, tensors_of
+from holdfast.models.saving import check_delta, read_delta, save_delta, tensors_of
 from holdfast.models.source import DELTA, fetch, fingerprint
 from holdfast.progress import Progress
 from holdfast.runs import Run
 from holdfast.runs.run import Role
+from holdfast.runs.sameness import command
 from holdfast.tasks import Task, TaskResult, evaluate
 from holdfast.trust import as_configured
 
@@ -41,18 +45,21 @@ def tune(config: RunConfig, *, progress: Progress | None = None, known: Path | N
 
     Raises:
         HoldfastError: before any weights load, if a name, a setting, the data, the model or
-            the run's folder is wrong; later, if the run has to stop.
+            the run's folder is wrong; later, if the run has to stop: then the message names
+            the step, its examples, and the command that goes on.
+        Interrupted: a signal came (SIGINT, SIGTERM, SIGHUP). A stage that was training has
+            saved a checkpoint.
     """
     progress = progress or Progress()
     run = Run.start(config)
+    place = Place(say=progress.say, batch=config.train.batch_size)
     try:
-        if run.finished:
-            progress.say(f"{run.path} is finished already; its numbers are read back.")
-            return run
-        work = _Tuning(run, preflight(config, progress=progress), progress, known)
-        done = work.load()
-        run.begin()
-        work.go(done)
+        with place.signals:
+            if run.finished:
+                progress.say(f"{run.path} is finished already; its numbers are read back.")
+                return run
+            work = _Tuning(run, preflight(config, progress=progress), progress, known, place)
+            work.go(work.load())
         return run
     finally:
         run.unlock()
@@ -68,13 +75,15 @@ def measure_base(config: RunConfig, out: Path, *, progress: Progress | None = No
     """
     progress = progress or Progress()
     run = Run.start(config.model_copy(update={"out": str(out)}))
+    place = Place(say=progress.say)
     try:
-        if not run.finished:
-            work = _Tuning(run, preflight(run.config), progress, None)
-            work.load()
-            run.begin()
-            work.score(0)
-            run.finish()
+        with place.signals:
+            if not run.finished:
+                work = _Tuning(run, preflight(run.config), progress, None, place)
+                work.load()
+                work.begin()
+                work.score(0)
+                run.finish()
         return run
     finally:
         run.unlock()
@@ -84,9 +93,16 @@ class _Tuning:
     """One process's work on a run."""
 
     def __init__(
-        self, run: Run, checked: Preflight, progress: Progress, known: Path | None
+        self,
+        run: Run,
+        checked: Preflight,
+        progress: Progress,
+        known: Path | None,
+        place: Place,
     ) -> None:
         self.run, self.checked, self.progress, self.known = run, checked, progress, known
+        self.place = place
+        memory.reset()
         self.base_hash = fingerprint(checked.folder)
         self.device = pick_device(None)
         self.changed: list[str] = []
@@ -96,36 +112,86 @@ class _Tuning:
         self.structure: Mapping[str, object] | None = None
         self.model: Any = None
 
+    def begin(self) -> None:
+        """Note what the run was told; from here on the folder is its own."""
+        if self.run.taken_over:
+            self.progress.say(
+                f"{self.run.path} held a run that had measured nothing yet; this one takes its "
+                f"place ({'; '.join(self.run.taken_over[:4])})"
+            )
+        self.run.begin()
+        self.place.command = command(self.run.path)
+
     def go(self, done: int) -> None:
         """Everything that is left after stage ``done``."""
-        self.run.provenance(self._provenance())
-        if done == 0:
-            self.score(0)
-        for stage in range(1, len(self.checked.skills) + 1):
-            if stage > done:
-                self._train(stage)
-            if stage >= done:
-                self.score(stage)
-        self._publish(len(self.checked.skills))
+        self.begin()
+        self.run.provenance(self._facts())
+        try:
+            self._mend(done)
+            if done == 0:
+                self.score(0)
+            for stage in range(1, len(self.checked.skills) + 1):
+                if stage > done:
+                    self._train(stage)
+                if stage >= done:
+                    self.score(stage)
+            self._publish(len(self.checked.skills))
+        finally:
+            with suppress(RunError):  # the disk may be what stopped the run
+                self.run.provenance(self._facts())
+        self.run.finish()
 
     # The model, where it was left
 
     def load(self) -> int:
         """Load the model as the last finished stage left it. Returns that stage's number."""
-        checked = self.checked
-        stages = range(len(checked.skills), 0, -1)
-        done = next((s for s in stages if self.run.stage_done(s) is not None), 0)
-        begun = fetch(checked.source)
-        self.progress.say(f"loading {checked.source.name}")
-        self.model = load_model(checked.folder, self._dtype())
-        if (begun / DELTA).exists():
-            self._lay(begun, keep=False)
+        done = self._last_whole()
         if done:
-            self.progress.say(f"going on after stage {done} of {len(checked.skills)}")
-            self._lay(self.run.stage_folder(done), keep=True)
-        self.model.to(self.device)
-        self.model.eval()
+            self.progress.say(f"going on after stage {done} of {len(self.checked.skills)}")
+        self._load_after(done)
         return done
+
+    def _last_whole(self) -> int:
+        """The last stage whose weights are there; one whose files are damaged is named, and
+        trained again."""
+        for stage in range(len(self.checked.skills), 0, -1):
+            folder = self.run.stage_folder(stage)
+            try:
+                if self.run.stage_done(stage) is not None:
+                    check_delta(folder)
+                    return stage
+            except (RunError, ModelError) as error:
+                self.progress.say(f"{error} Stage {stage} is trained again.")
+                (folder / "done.json").unlink(missing_ok=True)
+        return 0
+
+    def _load_after(self, stage: int) -> None:
+        """The model as it was after a stage (0: before the first)."""
+        self.place.work = "the loading of the model"
+        with telling(self.place):
+            checked = self.checked
+            self.model, self.structure = None, None
+            self.changed, self.base_weights = [], {}
+            begun = fetch(checked.source)
+            self.progress.say(f"loading {checked.source.name}")
+            self.model = load_model(checked.folder, self._dtype())
+            if (begun / DELTA).exists():
+                self._lay(begun, keep=False)
+            if stage:
+                self._lay(self.run.stage_folder(stage), keep=True)
+            self.model.to(self.device)
+            self.model.eval()
+
+    def _mend(self, done: int) -> None:
+        """Ask again what an earlier stage answered, where the answers are damaged."""
+        mended = False
+        for stage in range(done):
+            if self._left(stage):
+                self._load_after(stage)
+                self.score(stage)
+                mended = True
+        if mended:
+            self._load_after(done)
 
     def _dtype(self) -> torch.dtype:
         from holdfast.models.loading import default_dtype
@@ -160,6 +226,7 @@ class _Tuning:
         examples = checked.surveys[stage - 1].encoded
         title = f"stage {stage} of {len(checked.skills)}: {skill.label}, {checked.plan.name}"
         self.progress.say(title)
+        self.place.work = f"stage {stage} of {len(checked.skills)} ({skill.label})"
         with self.progress.bar(title) as advance:
             trained = train_stage(
                 checked.plan,
@@ -177,6 +244,7 @@ class _Tuning:
                 # an adapter that is edited after it was merged is not the stage's result
                 adapter_folder=None if checked.plan.settle else folder / "adapter",
                 sources=checked.sources[stage - 1],
+                place=self.place,
             )
         self.model = trained.model.eval()
         if stage < len(checked.skills):
@@ -184,7 +252,8 @@ class _Tuning:
         self.changed = list(dict.fromkeys([*self.changed, *trained.changed]))
         adapt = checked.plan.adapt
         self.structure = adapt.structure() if adapt is not None else self.structure
-        self._save(folder, {"trained_parameters": trained.trained})
+        with telling(self.place):
+            self._save(folder, {"trained_parameters": trained.trained})
         self.run.finish_stage(
             stage,
             {
@@ -215,28 +284,50 @@ class _Tuning:
 
     def score(self, stage: int) -> None:
         """Ask everything that was not asked yet after this stage."""
-        tasks: list[tuple[Role, Task]] = [("target", s.task) for s in self.checked.skills]
-        tasks += [("held-out", t) for t in self.checked.held_out]
-        have = {r["task"] for r in self.run.scores(stage)}
-        if stage == 0 and self.known is not None:
-            have |= self._take_over(tasks, have)
-        left = {t.name: role for role, t in tasks if t.name not in have}
+        left = self._left(stage)
         if not left:
             return
         label = "before the first stage" if stage == 0 else f"after stage {stage}"
-        evaluate(
-            self.model,
-            self.checked.processor,
-            [t for _, t in tasks if t.name in left],
-            batch_size=self.run.config.evaluate.batch_size,
-            progress=self.progress,
-            on_result=lambda r: self.run.record(stage, left[r.task], r),
-        )
+        asked = [t for _, t in self._tasks() if t.name in left]
+        self._about_to_ask(asked, label)
+
+        def keep(result: TaskResult) -> None:
+            self.run.record(stage, left[result.task], result)
+            rest = asked[[t.name for t in asked].index(result.task) + 1 :]
+            self._about_to_ask(rest, label)
+
+        with telling(self.place):
+            evaluate(
+                self.model,
+                self.checked.processor,
+                asked,
+                batch_size=self.run.config.evaluate.batch_size,
+                progress=self.progress,
+                on_result=keep,
+            )
         rows = self.run.scores(stage)
         for role in ("target", "held-out"):
             mine = [r["score"] for r in rows if r["role"] == role]
             if mine:
                 self.progress.say(f"  {role} mean {label}: {sum(mine) / len(mine):.1f}")
+
+    def _tasks(self) -> list[tuple[Role, Task]]:
+        tasks: list[tuple[Role, Task]] = [("target", s.task) for s in self.checked.skills]
+        return tasks + [("held-out", t) for t in self.checked.held_out]
+
+    def _left(self, stage: int) -> dict[str, Role]:
+        """The tasks that are still to be asked after a stage."""
+        have, faults = self.run.kept(stage)
+        for fault in faults:
+            self.progress.say(f"{fault}; it is asked again")
+        tasks = self._tasks()
+        if stage == 0 and self.known is not None:
+            have |= self._take_over(tasks, have)
+        return {t.name: role for role, t in tasks if t.name not in have}
+
+    def _about_to_ask(self, tasks: Sequence[Task], label: str) -> None:
+        if tasks:
+            self.place.work = f"the asking of '{tasks[0].name}' {label}"
 
     def _take_over(self, tasks: Sequence[tuple[Role, Task]], have: set[str]) -> set[str]:
         assert self.known is not None
@@ -259,34 +350,13 @@ class _Tuning:
     def _publish(self, last: int) -> None:
         """The last stage's weights become the run's model; adapters of all stages go along."""
         out = self.run.model
-        self._save(out, {"stages": [s.label for s in self.checked.skills]})
-        for stage in range(1, last + 1):
-            adapter = self.run.stage_folder(stage) / "adapter"
-            if adapter.is_dir():
-                shutil.copytree(adapter, out / "adapters" / f"{stage:02d}", dirs_exist_ok=True)
-        self.run.finish()
+        self.place.work = "the writing of the model"
+        with telling(self.place):
+            self._save(out, {"stages": [s.label for s in self.checked.skills]})
+            for stage in range(1, last + 1):
+                adapter = self.run.stage_folder(stage) / "adapter"
+                if adapter.is_dir():
+                    shutil.copytree(adapter, out / "adapters" / f"{stage:02d}", dirs_exist_ok=True)
 
-    def _provenance(self) -> dict[str, Any]:
-        checked = self.checked
-        return {
-            "base": checked.base.name,
-            "base_hash": self.base_hash,
-            "parameters": checked.found.count,
-            "plan": checked.plan.name,
-            "learning_rate": checked.train.learning_rate,
-            "data": {s.label: s.format for s in checked.skills},
-            "seed": self.run.config.seed,
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-            "python": platform.python_version(),
-            "versions": {name: _version(name) for name in PACKAGES},
-        }
-
-
-PACKAGES = ("holdfast", "torch", "transformers", "accelerate", "peft", "safetensors", "numpy")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    def _facts(self) -> dict[str, Any]:
+        return provenance(self.run, self.checked, self.base_hash, self.device)

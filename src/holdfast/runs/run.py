@@ -213,6 +213,14 @@ class Run:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.path / "finished.json", {"at": now})
 
+    def facts(self) -> dict[str, Any]:
+        """What :meth:`provenance` noted; nothing if that is not there or torn."""
+        try:
+            found = read_json(self.path / "provenance.json")
+        except RunError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def provenance(self, facts: Mapping[str, Any]) -> None:
         write_json(self.path / "provenance.json", dict(facts))
 

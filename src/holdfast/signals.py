@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback
-
 from holdfast.errors import Interrupted
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -57,15 +55,3 @@ class Signals:
             self._held -= 1
         if self.received is not None and not self._held:
             raise Interrupted(self.received)
-
-
-class LeaveInOrder(TrainerCallback):  # type: ignore[misc]
-    """Once a signal was received: finish the step, save a checkpoint, stop training."""
-
-    def __init__(self, signals: Signals) -> None:
-        self.signals = signals
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.signals.received is not None:
-            control.should_save = True
-            control.should_training_stop = True
