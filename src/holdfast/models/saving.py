@@ -84,6 +84,18 @@ def read_delta(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def check_delta(folder: Path) -> None:
+    """Raise :class:`ModelError` naming the file if a saved delta is missing, torn or foreign."""
+    from safetensors import SafetensorError, safe_open
+
+    read_delta(folder)
+    try:
+        with safe_open(folder / TENSORS, "pt"):
+            return
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder / TENSORS} is damaged ({error}).") from None
+
+
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     """The changed tensors. Raises :class:`ModelError` if the file is missing or torn."""
     from safetensors import SafetensorError
