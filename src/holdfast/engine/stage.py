@@ -15,11 +15,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from holdfast.config import Train
 from holdfast.engine.bound import Bound
-from holdfast.engine.checkpoints import Seal, newest_step
+from holdfast.engine.checkpoints import LeaveInOrder, Seal, newest_step
 from holdfast.engine.feeding import Collate, Passes, Schedule, Sources, schedule
 from holdfast.engine.mixin import PlanMixin
 from holdfast.engine.packing import packs
-from holdfast.engine.signals import LeaveInOrder
 from holdfast.engine.stops import Losses, Place, telling
 from holdfast.plan import Plan
 from holdfast.progress import Advance
