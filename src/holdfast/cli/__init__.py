@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,7 +14,16 @@ import typer
 
 from holdfast.cli import anatomy, bench, demo, evaluate, export, lab, list_, tune
 from holdfast.cli._console import EXIT_CODES, people
-from holdfast.errors import DataError, HoldfastError, MissingExtra, ModelError, RunError, UsageError
+from holdfast.errors import (
+    DataError,
+    HoldfastError,
+    Interrupted,
+    MissingExtra,
+    ModelError,
+    RunError,
+    UsageError,
+)
+from holdfast.signals import Signals
 from holdfast.text import safe_text
 
 app = typer.Typer(
@@ -55,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit code (see the foot of ``holdfast --help``)."""
     _hush()
     try:
-        result = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        with Signals():
+            given = list(arguments) if arguments is not None else None
+            result = app(args=given, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
@@ -66,9 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         people.print("[bold red]error:[/bold red]", end=" ")
         people.print(safe_text(str(error), lines=True), markup=False)
         return next((code for kind, code in CODES.items() if isinstance(error, kind)), 1)
-    except (KeyboardInterrupt, typer.Abort):
-        people.print("interrupted; what was measured is kept. Run the same command to go on.")
-        return 130
+    except (KeyboardInterrupt, typer.Abort) as error:
+        ended = error if isinstance(error, Interrupted) else error.__cause__
+        if not isinstance(ended, Interrupted):
+            ended = Interrupted(signal.SIGINT)
+        people.print(safe_text(str(ended), lines=True), markup=False)
+        return ended.code
     except BrokenPipeError:
         sys.stderr.close()
         return 0
