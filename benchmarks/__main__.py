@@ -1,0 +1,92 @@
+"""Run the benchmarks, each in a process of its own, and write the page.
+
+python -m benchmarks                       # all of them, and docs/results/speed.md
+python -m benchmarks --only head --only padding --out /tmp/speed.md
+python -m benchmarks --gpu                 # large random-weight models on a CUDA device
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks._page import page
+from benchmarks._rows import Section
+
+ROOT = Path(__file__).parent.parent
+SECTIONS = ("training", "multimodal", "reference", "head", "padding", "evaluation", "continual")
+"""In the order of the page. One file each, with ``run(quick) -> list[Section]``."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="this one; repeatable")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "speed.md")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes: tests the path only")
+    parser.add_argument("--gpu", action="store_true", help="large models, on CUDA")
+    parser.add_argument("--section", help=argparse.SUPPRESS)
+    told = parser.parse_args(arguments)
+    if told.gpu:
+        from benchmarks import gpu
+
+        return gpu.main(ROOT / "docs" / "results" / "speed-gpu.md", quick=told.quick)
+    if told.section:
+        _one(told.section, told.quick, told.out)
+        return 0
+    return _all(told.only or list(SECTIONS), told.quick, told.out)
+
+
+def _one(name: str, quick: bool, out: Path) -> None:
+    sections = importlib.import_module(f"benchmarks.{name}").run(quick=quick)
+    out.write_text(json.dumps([s.to_json() for s in sections]))
+
+
+def _all(names: list[str], quick: bool, out: Path) -> int:
+    """The page of those sections; a section that fails leaves a line in it and an exit code."""
+    began = time.perf_counter()
+    found: list[Section] = []
+    failed = []
+    folder = ROOT / "build" / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        started = time.perf_counter()
+        print(f"{name} ...", flush=True)
+        result = folder / f"{name}.json"
+        result.unlink(missing_ok=True)
+        if _apart(name, quick, result) != 0:
+            failed.append(name)
+            print(f"  {name} failed", file=sys.stderr)
+            continue
+        sections = [Section.from_json(v) for v in json.loads(result.read_text())]
+        found += sections
+        for row in (r for s in sections for r in s.rows if r.goal is not None):
+            print(f"  {row.what}, {row.quantity}: {row.ratio:.3f} ({row.goal}) {row.verdict}")
+        print(f"  {time.perf_counter() - started:.0f} s", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}; the page was not written", file=sys.stderr)
+        return 1
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page(found, (time.perf_counter() - began) / 60))
+    print(f"wrote {out}")
+    return 0
+
+
+def _apart(name: str, quick: bool, result: Path) -> int:
+    """A section in a process of its own, so that no section warms another's caches."""
+    command = [sys.executable, "-m", "benchmarks", "--section", name, "--out", str(result)]
+    environment = os.environ | dict.fromkeys(THREADS, "1") | dict.fromkeys(OFFLINE, "1")
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    environment["PYTHONWARNINGS"] = "ignore"
+    return subprocess.call(command + (["--quick"] if quick else []), cwd=ROOT, env=environment)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""Recipes on the CPU reference shape, ours against transformers, TRL and PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks._measure import Kept, Timing, one_thread, optimizer_bytes, take_turns
+from benchmarks._models import REFERENCE, TINY, Shape, reference_model, token_rows
+from benchmarks._rows import Check, Goal, Row, Section
+from benchmarks._sides import Side, freeze_but, ours, sft, trainer
+from benchmarks._steps import first_step
+
+RANK = 16
+RECIPES = {
+    "full": "full:vision_lr_scale=1",
+    "sa-proj": "sa-proj",
+    "gate-up": "gate-up",
+    "mlp": "mlp",
+    "last-2": "last-2",
+}
+"""Name of a row, and of the selector, to the method."""
+TIME_GOALS = {"sa-proj": 0.80, "gate-up": 0.82, "last-2": 0.50}
+CACHED = "last-2, cached prefix"
+LORA = f"LoRA r{RANK}"
+TOLERANCE = 1e-4
+"""Of gradients in float32, relative to the largest: kernels of other shapes round otherwise."""
+
+
+def run(quick: bool = False) -> list[Section]:
+    """Equality, FLOPs, saved bytes and time of one optimizer step."""
+    one_thread()
+    shape = TINY if quick else REFERENCE
+    sides = _sides(shape)
+    checks = _first_steps(sides)
+    flops = {name: side.steps.flops() for name, side in sides.items()}
+    kept = {name: side.steps.saved(side.model) for name, side in sides.items()}
+    timing = take_turns({n: s.steps for n, s in sides.items()}, warm_up=1, attempts=2)
+    rows = [*_flops(shape, flops), *_bytes(kept), *_times(timing, flops)]
+    states = _states(sides)
+    for side in sides.values():
+        side.steps.close()
+    setting = (
+        f"{shape}, all tokens but the first supervised, float32, PyTorch's fused attention. "
+        "Baselines: transformers' `Trainer` at its defaults; TRL's `SFTTrainer` tuned, which is "
+        "its defaults without gradient checkpointing, since everything fits (fused AdamW and a "
+        "tiled head are its defaults already); TRL at its defaults, but in float32: this "
+        "processor has no bfloat16 units. `best` is the faster, or smaller, of the first two; "
+        "'same recipe' means that the user has set `requires_grad` as the recipe does."
+    )
+    return [Section("One training step", setting, checks, [*rows, *states], _remarks(rows, kept))]
+
+
+def _sides(shape: Shape) -> dict[str, Side]:
+    """Every trainer that is timed. Names of baselines say whose they are."""
+    from peft import LoraConfig
+
+    from holdfast import lab
+    from holdfast.models.loading import load_processor
+
+    rows, processor = token_rows(shape.rows, shape), load_processor(lab.path("lab:lm"))
+    batch = shape.rows
+
+    def model(recipe: str | None = None) -> Any:
+        made = reference_model(shape)
+        return freeze_but(made, recipe) if recipe else made
+
+    sides = {n: ours(model(), rows, [m], batch=batch) for n, m in RECIPES.items()}
+    sides[CACHED] = ours(model(), rows, ["last-2"], batch=batch, **cached())
+    sides[LORA] = ours(model(), rows, [f"lora:rank={RANK}"], batch=batch)
+    for name in RECIPES:
+        sides[f"Trainer, {name}"] = trainer(model(name), rows, batch=batch)
+    for name in ("full", "sa-proj"):
+        sides[f"TRL, {name}"] = sft(model(name), rows, processor, batch=batch, tuned=True)
+    sides["TRL defaults"] = sft(model(), rows, processor, batch=batch, tuned=False)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=targets, lora_dropout=0.0)
+    sides[f"TRL and PEFT, {LORA}"] = sft(
+        model(), rows, processor, batch=batch, tuned=True, peft_config=lora
+    )
+    return sides
+
+
+def cached() -> dict[str, Any]:
+    """Settings of :class:`holdfast.config.Train` that keep activations at the freeze line."""
+    return {}
+
+
+def _first_steps(sides: Mapping[str, Side]) -> list[Check]:
+    """The first step of every side: same loss, and the same gradients where the same trains."""
+    found = {name: first_step(side) for name, side in sides.items()}
+    checks = []
+    for name in (*RECIPES, CACHED):
+        slow = found[f"Trainer, {'last-2' if name == CACHED else name}"]
+        assert found[name].keys() == slow.keys()
+        pairs = [(found[name][k], slow[k]) for k in slow]
+        mine, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+        checks.append(Check.close(f"gradients of {name}, Trainer's", mine, theirs, TOLERANCE))
+    for name in ("TRL, full", "TRL defaults"):
+        slow = found["Trainer, full"]
+        theirs = [found[name][k] for k in slow]
+        checks.append(
+            Check.close(f"gradients of {name}, Trainer's", theirs, list(slow.values()), TOLERANCE)
+        )
+    for side in sides.values():
+        side.steps()  # a loss is logged once its step has ended
+    for name, side in sides.items():
+        loss, slow_loss = side.losses[0], sides["Trainer, full"].losses[0]
+        checks.append(Check.close(f"first loss of {name}", loss, slow_loss, 1e-4))
+    return checks
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """FLOPs that :mod:`holdfast.anatomy` counts for a step, without running it."""
+
+    flops: float
+    ratio: float
+    """To full tuning's."""
+
+
+def predict(shape: Shape, name: str) -> Predicted:
+    """From the flow of ``requires_grad`` through the weights; :data:`CACHED` and LoRA by hand."""
+    from holdfast.anatomy import anatomy
+    from holdfast.anatomy.flow import Load, flops
+
+    model = reference_model(shape)
+    found = anatomy(model)
+    load = Load(language=shape.length, head=shape.length - 1, scores=True)
+
+    def count(selector: str) -> float:
+        names = frozenset(found.select(selector).parameters)
+        return flops(found, names, load).total * shape.rows
+
+    full = count("full")
+    if name == LORA:
+        result = _lora_flops(found, load) * shape.rows
+    elif name == CACHED:
+        last = flops(found, frozenset(found.select("last-2").parameters), load)
+        result = (last.total - _prefix(shape)) * shape.rows
+    else:
+        result = count(name)
+    return Predicted(result, result / full)
+
+
+def _prefix(shape: Shape) -> float:
+    """FLOPs of a forward pass through all blocks but the last two, for one row."""
+    block = 4 * shape.width**2 + 3 * shape.width * shape.inner
+    scores = 2 * shape.length * shape.width
+    return 2.0 * (shape.blocks - 2) * shape.length * (block + scores)
+
+
+def _lora_flops(found: Any, load: Any) -> float:
+    """Forward and activation gradients of the frozen matrices, and the adapters' products."""
+    from holdfast.anatomy.flow import flops
+
+    matrices = [p for p in found.select("language[:].attn + language[:].mlp").parameters]
+    frozen = flops(found, frozenset(matrices), load)
+    shapes = [p.shape for p in found.parts if p.parameter in matrices and len(p.shape) == 2]
+    adapters = sum(RANK * (rows + columns) for rows, columns in shapes)
+    # the lowest q, k and v read the embedding, which needs no gradient
+    lowest = 3 * RANK * found.config.hidden_size
+    products = (3 * adapters - lowest) * load.language
+    return 2 * (frozen.forward + frozen.activation + products)
+
+
+BEST = ("Trainer, full", "TRL, full")
+
+
+def _flops(shape: Shape, flops: Mapping[str, int]) -> list[Row]:
+    rows = []
+    full = min(flops[n] for n in BEST)
+    for name in (*RECIPES, CACHED, LORA):
+        told = predict(shape, name)
+        rows.append(
+            Row.counted(
+                name, "the formula", "FLOPs", flops[name], told.flops, "FLOP",
+                goal=Goal(0.01, "within"), predicted=1.0,
+            )
+        )  # fmt: skip
+        if name != "full":
+            rows.append(
+                Row.counted(
+                    name, "best full tuning", "FLOPs", flops[name], full, "FLOP",
+                    predicted=told.ratio,
+                )
+            )  # fmt: skip
+    rows.append(
+        Row.counted("full", "TRL defaults, full", "FLOPs", flops["full"], flops["TRL defaults"],
+                    "FLOP", predicted=3 / 4)
+    )  # fmt: skip
+    return rows
+
+
+def _bytes(kept: Mapping[str, Kept]) -> list[Row]:
+    full = min(kept[n].activations for n in BEST)
+    rows = []
+    for name in (*RECIPES, CACHED, LORA):
+        goal = Goal(0.6) if name == "sa-proj" else None
+        rows.append(
+            Row.counted(
+                name,
+                "best full tuning",
+                "saved bytes",
+                kept[name].activations,
+                full,
+                "B",
+                goal=goal,
+            )
+        )
+    mine, theirs = kept["sa-proj"].activations, kept["TRL, sa-proj"].activations
+    rows.append(Row.counted("sa-proj", "TRL, same recipe", "saved bytes", mine, theirs, "B"))
+    mine, theirs = kept[LORA].activations, kept[f"TRL and PEFT, {LORA}"].activations
+    rows.append(Row.counted(LORA, "TRL and PEFT", "saved bytes", mine, theirs, "B"))
+    return rows
+
+
+def _times(timing: Timing, flops: Mapping[str, int]) -> list[Row]:
+    full = min(BEST, key=timing.median)
+    rows = []
+    for name in (*RECIPES, CACHED, LORA):
+        goal = Goal(0.35) if name == CACHED else None
+        goal = Goal(TIME_GOALS[name]) if name in TIME_GOALS else goal
+        rows.append(
+            Row.timed(
+                name, "best full tuning", timing, name, full,
+                predicted=flops[name] / flops["full"], goal=goal,
+            )
+        )  # fmt: skip
+    pairs = [(n, f"Trainer, {n}", "Trainer, same recipe") for n in RECIPES]
+    pairs += [
+        ("sa-proj", "TRL, sa-proj", "TRL tuned, same recipe"),
+        ("full", "TRL, full", "TRL tuned, same recipe"),
+        ("full", "TRL defaults", "TRL defaults, same recipe"),
+        (LORA, f"TRL and PEFT, {LORA}", "TRL and PEFT, same adapter"),
+        (CACHED, "Trainer, last-2", "Trainer, same recipe"),
+    ]
+    for name, side, label in pairs:
+        told = flops[name] / flops[side]
+        rows.append(Row.timed(name, label, timing, name, side, predicted=told))
+    return rows
+
+
+def _states(sides: Mapping[str, Side]) -> list[Row]:
+    """Bytes of AdamW's state per trained weight."""
+    rows = []
+    for name in (*RECIPES, LORA):
+        side = sides[name]
+        held = optimizer_bytes(side.optimizer)
+        rows.append(
+            Row.counted(
+                f"{name}, optimizer state", "8 bytes per trained weight", "bytes",
+                held, 8 * side.trained, "B", goal=Goal(0.0, "within"), predicted=1.0,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _remarks(rows: list[Row], kept: Mapping[str, Kept]) -> list[str]:
+    return []
