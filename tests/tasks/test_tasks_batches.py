@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from holdfast.errors import RunError, UsageError
-from holdfast.tasks.batches import AUTO_TOKENS, asked, in_batches, is_out_of_memory
+from holdfast.tasks.batches import asked, in_batches, is_out_of_memory
+from holdfast.tasks.room import AUTO_TOKENS, Room
 
 OUT = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -66,6 +67,39 @@ def test_a_batch_halves_until_it_fits_and_stays_halved(error: Exception, fits: i
     failed = [n for n in tried if n > fits]
     assert tried[: len(failed)] == failed, "once a size fits, no larger one is tried"
     assert len(failed) <= 3
+
+
+def test_batches_grow_again_when_the_items_get_shorter() -> None:
+    sizes: list[tuple[int, int]] = []
+    lengths = [64] * 8 + [8] * 40
+
+    def work(rows: list[int]) -> list[int]:
+        sizes.append((lengths[rows[0]], len(rows)))
+        if sum(lengths[i] for i in rows) > 128:
+            raise OUT[0]
+        return rows
+
+    assert in_batches(lengths, work, batch_size=32) == list(range(48))
+    assert max(n for length, n in sizes if length == 64 and n <= 2) == 2
+    assert max(n for length, n in sizes if length == 8) == 16, "as many tokens as had the room"
+
+
+def test_a_size_that_did_not_fit_is_tried_again_after_a_while() -> None:
+    room = Room(torch.device("cpu"))
+    tried: list[int] = []
+
+    def work(rows: list[int]) -> list[int]:
+        tried.append(len(rows))
+        if len(rows) > 2 and len(tried) < 5:  # someone else holds the memory, and then frees it
+            raise OUT[0]
+        return rows
+
+    in_batches([1] * 200, work, batch_size=8, room=room)
+    assert tried[:3] == [8, 4, 2]
+    assert tried[-1] == 8 or 8 in tried[3:]
+    tried.clear()
+    in_batches([1] * 16, lambda rows: tried.append(len(rows)) or rows, batch_size=8, room=room)
+    assert tried == [8, 8], "what was learned is remembered"
 
 
 def test_a_batch_of_one_that_does_not_fit_is_the_end() -> None:

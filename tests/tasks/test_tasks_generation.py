@@ -150,7 +150,9 @@ def test_memory_that_runs_out_changes_nothing_but_the_batches(
 
     monkeypatch.setattr(llama, "generate", small)
     assert generate(llama, tokenizer, questions(), max_new_tokens=6, batch_size=6) == expected
-    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+    assert sizes[:3] == [6, 3, 1], "halved until it fits"
+    assert 6 <= sum(n == 1 for n in sizes) <= 12
+    assert max(sizes[2:]) <= 3, "shorter prompts may be tried together, as many as had the room"
 
 
 def test_a_prompt_that_does_not_fit_is_named(tokenizer: Any) -> None:

@@ -107,7 +107,7 @@ def test_reading_whole_sequences_gives_the_same_numbers(
     llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = choice_logprobs(llama, tokenizer, questions(), [CHOICES] * 5, batch_size=4)
-    monkeypatch.setattr("holdfast.tasks.likelihood._can_fork", lambda cache: False)
+    monkeypatch.setattr("holdfast.tasks.likelihood.is_plain", lambda cache: False)
     whole = choice_logprobs(llama, tokenizer, questions(), [CHOICES] * 5, batch_size=4)
     assert_close(shared, torch.tensor(whole))
 

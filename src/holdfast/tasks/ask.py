@@ -13,10 +13,10 @@ from torch import nn
 from holdfast.errors import DataError
 from holdfast.progress import Advance, Progress
 from holdfast.tasks.base import Answer, Example, Task, TaskResult
-from holdfast.tasks.batches import BatchSize
 from holdfast.tasks.generation import generate
 from holdfast.tasks.harness import HarnessTask, run_harness
 from holdfast.tasks.likelihood import choice_logprobs
+from holdfast.tasks.room import BatchSize
 from holdfast.tasks.scorers import DETAILS, SCORERS, unreadable
 
 

@@ -6,23 +6,18 @@ import gc
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.data import Encoder
 from holdfast.data.records import Record
-from holdfast.errors import DataError, RunError, UsageError
+from holdfast.errors import DataError, RunError
 from holdfast.progress import Advance
+from holdfast.tasks.room import BatchSize, Room
 
 R = TypeVar("R")
-BatchSize = int | Literal["auto"]
-
-AUTO_ROWS = 64
-"""Rows per batch for ``"auto"``, at most; see :func:`in_batches` for what else limits them."""
-AUTO_TOKENS = {"cpu": 2**14, "cuda": 2**16}
-"""Padded prompt tokens per batch for ``"auto"``, at most, by kind of device."""
 _KEEP_BYTES = 2**30
 
 
@@ -31,37 +26,37 @@ def in_batches(
     work: Callable[[list[int]], Sequence[R]],
     *,
     batch_size: BatchSize = "auto",
-    device: str = "cpu",
+    room: Room | None = None,
     progress: Advance | None = None,
 ) -> list[R]:
     """Results of ``work`` on every index of ``lengths``, in their order.
 
     Batches are made of neighbours in length, the longest first, so that memory runs out at
-    once or never. When it does, the batch is halved, and stays halved.
+    once or never. When it does, half the batch is tried; see :class:`Room` for how it grows.
 
     Args:
         lengths: length of each item in tokens.
         work: takes indices, gives a result for each.
-        batch_size: rows, or "auto": as many as :data:`AUTO_ROWS` and :data:`AUTO_TOKENS` allow.
+        batch_size: rows, or "auto": as many as ``room`` allows.
+        room: what is known of the memory; by default nothing, on a CPU.
 
     Raises:
         UsageError: ``batch_size`` is neither "auto" nor a positive number.
         RunError: there is not even memory for a batch of one.
     """
-    if batch_size != "auto" and (isinstance(batch_size, bool) or not batch_size >= 1):
-        raise UsageError(f"batch_size is {batch_size!r}; give a positive number or 'auto'")
+    room = room or Room(torch.device("cpu"))
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    limit = AUTO_ROWS if batch_size == "auto" else batch_size
+    room.rows(1, batch_size)
     results: dict[int, R] = {}
     while len(results) < len(order):
-        longest = max(1, lengths[order[len(results)]])
-        room = AUTO_TOKENS.get(device, AUTO_TOKENS["cuda"]) // longest
-        size = max(1, min(limit, room)) if batch_size == "auto" else limit
-        rows = order[len(results) : len(results) + size]
-        done = _attempt(work, rows)
+        longest = lengths[order[len(results)]]
+        rows = order[len(results) :][: room.rows(longest, batch_size)]
+        room.begin()
+        done = attempt(lambda rows=rows: work(rows), len(rows))  # type: ignore[misc]
         if done is None:
-            limit = len(rows) // 2
+            room.failed(len(rows), longest)
             continue
+        room.fitted(len(rows) * longest)
         assert len(done) == len(rows), "a batch must give one result for each of its rows"
         results.update(zip(rows, done, strict=True))
         if progress is not None:
@@ -70,14 +65,17 @@ def in_batches(
     return [results[i] for i in range(len(lengths))]
 
 
-def _attempt(work: Callable[[list[int]], Sequence[R]], rows: list[int]) -> Sequence[R] | None:
-    """The batch's results, or None if memory ran out and a smaller batch can be tried."""
+def attempt(work: Callable[[], R], rows: int) -> R | None:
+    """The result, or None if memory ran out and fewer than ``rows`` can be tried.
+
+    Raises :class:`RunError` if it ran out for one row.
+    """
     try:
-        return work(rows)
+        return work()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        if len(rows) == 1:
+        if rows == 1:
             raise RunError(
                 "there is not enough memory to ask the model one question at a time; "
                 "use a smaller model or dtype, or shorter prompts"
@@ -164,10 +162,13 @@ def to_model(batch: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]
 
 def forward_names(model: nn.Module) -> set[str]:
     """Names of the arguments that the model's forward takes; looks through a PEFT wrapper."""
+    return set(inspect.signature(unwrapped(model).forward).parameters)
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model itself, without a PEFT wrapper around it."""
     inner: Any = model
-    if hasattr(inner, "get_base_model"):
-        inner = inner.get_base_model()
-    return set(inspect.signature(inner.forward).parameters)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 @contextmanager

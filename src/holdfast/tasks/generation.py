@@ -13,7 +13,9 @@ from holdfast.data import Encoder, collate
 from holdfast.data.records import Message, Part, Record
 from holdfast.data.render import Refused
 from holdfast.progress import Advance
-from holdfast.tasks.batches import BatchSize, Prompts, asked, device_of, in_batches, to_model
+from holdfast.tasks.batches import Prompts, asked, in_batches, to_model
+from holdfast.tasks.decoding import CannotContinue, Decoder, decode
+from holdfast.tasks.room import BatchSize, room_of
 
 _MARK = "HoldfastEnd7f3"
 
@@ -77,22 +79,40 @@ def write(
         until: texts that end a reply; they and what follows are not part of it.
     """
     tokenizer, stops = encoder.tokenizer, stop_ids(model, encoder)
+    if not lengths:
+        return []
 
-    def reply(rows: list[int]) -> list[str]:
-        prompts = [prompt(i) for i in rows]
-        batch = to_model(collate(prompts, pad_id=encoder.pad_id, side="left"), model)
-        width = batch["input_ids"].shape[1]
-        out = model.generate(**batch, **_until(tokenizer, width, until))  # type: ignore[operator]
-        return [_text(tokenizer, row[width:].tolist(), stops, until) for row in out]
+    def batch(rows: list[int]) -> Mapping[str, Tensor]:
+        return collate([prompt(i) for i in rows], pad_id=encoder.pad_id, side="left")
 
+    def ended(_: int, ids: list[int]) -> bool:
+        return ids[-1] in stops or bool(until and _holds(tokenizer, ids, until))
+
+    def whole(rows: list[int]) -> list[list[int]]:
+        inputs = to_model(batch(rows), model)
+        width = inputs["input_ids"].shape[1]
+        out = model.generate(**inputs, **_until(tokenizer, width, until))  # type: ignore[operator]
+        written: list[list[int]] = out[:, width:].tolist()
+        return written
+
+    longest = max(lengths) + max_new_tokens
+    how: dict[str, Any] = {
+        "batch_size": batch_size,
+        "room": room_of(model, "write", longest),
+        "progress": progress,
+    }
     with asked(model), _greedy(model, max_new_tokens, stops, encoder.pad_id):
-        return in_batches(
-            lengths,
-            reply,
-            batch_size=batch_size,
-            device=device_of(model).type,
-            progress=progress,
-        )
+        try:
+            decoder = Decoder(model, batch)
+            written = decode(decoder, lengths, ended, max_new_tokens=max_new_tokens, **how)
+        except CannotContinue:
+            written = in_batches([n + max_new_tokens for n in lengths], whole, **how)
+    return [_text(tokenizer, ids, stops, until) for ids in written]
+
+
+def _holds(tokenizer: Any, ids: list[int], until: Sequence[str]) -> bool:
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    return any(stop in text for stop in until)
 
 
 def stop_ids(model: nn.Module, encoder: Encoder) -> set[int]:

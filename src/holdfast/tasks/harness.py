@@ -17,8 +17,8 @@ from torch import nn
 
 from holdfast.errors import DataError, UnknownName, UsageError, need
 from holdfast.tasks.base import Answer, Task, TaskResult
-from holdfast.tasks.batches import BatchSize
 from holdfast.tasks.options import Value, split_options
+from holdfast.tasks.room import BatchSize
 
 PREFIX = "lm_eval:"
 OPTIONS: Mapping[str, object] = {"num_fewshot": int, "metric": str, "chat": bool}

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from holdfast.data import Encoder
 from holdfast.errors import UsageError
-from holdfast.tasks.batches import BatchSize, context_length, device_of
+from holdfast.tasks.batches import context_length, device_of
 from holdfast.tasks.generation import write
 from holdfast.tasks.likelihood import Ids, score_continuations
+from holdfast.tasks.room import BatchSize
 
 _DEFAULT_LENGTH, _DEFAULT_NEW_TOKENS = 2048, 256
 _GREEDY_KEYS = {"until", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}

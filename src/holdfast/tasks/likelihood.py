@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,15 +13,9 @@ from holdfast.data.aligned import SEQUENCE_KEYS
 from holdfast.data.records import Record
 from holdfast.errors import DataError
 from holdfast.progress import Advance
-from holdfast.tasks.batches import (
-    BatchSize,
-    Prompts,
-    asked,
-    device_of,
-    forward_names,
-    in_batches,
-    to_model,
-)
+from holdfast.tasks.batches import Prompts, asked, forward_names, in_batches, to_model
+from holdfast.tasks.caches import fork, is_plain
+from holdfast.tasks.room import BatchSize, room_of
 
 Encoded = Mapping[str, Tensor]
 Ids = tuple[int, ...]
@@ -155,12 +148,13 @@ def score_continuations(
     def work(rows: list[int]) -> list[list[Likelihood]]:
         return reader.read([prompt(i) for i in rows], [continuations[i] for i in rows])
 
+    sizes = [n + max(map(len, c), default=0) for n, c in zip(lengths, continuations, strict=True)]
     with asked(model):
         return in_batches(
-            [n + max(map(len, c), default=0) for n, c in zip(lengths, continuations, strict=True)],
+            sizes,
             work,
             batch_size=batch_size,
-            device=device_of(model).type,
+            room=room_of(model, "choices", max(sizes, default=1)),
             progress=progress,
         )
 
@@ -195,7 +189,7 @@ class _Reader:
         longer = [k for k, (_, c) in enumerate(pairs) if len(c) > 1]
         out = self.model(**batch, position_ids=positions, use_cache=bool(longer), **self._keep(1))
         cache = out.past_key_values if longer else None
-        if longer and not _can_fork(cache):
+        if longer and not is_plain(cache):
             return None
         rows = torch.tensor([b for b, _ in pairs], device=mask.device)
         first = out.logits[:, -1:].float()[rows]
@@ -224,7 +218,7 @@ class _Reader:
             attention_mask=torch.cat([mask[rows], torch.ones_like(ids)], dim=1),
             position_ids=mask[rows].sum(-1, keepdim=True)
             + torch.arange(ids.shape[1], device=mask.device),
-            past_key_values=_fork(cache, rows),
+            past_key_values=fork(cache, rows),
             use_cache=True,
         )
         return _likelihoods(out.logits.float(), [c[1:] for _, c in pairs])
@@ -283,19 +277,3 @@ def _extended(encoded: Encoded, ids: Ids) -> dict[str, Tensor]:
             fill = more if key == "input_ids" else torch.full_like(more, key == "attention_mask")
             out[key] = torch.cat([out[key], fill.to(out[key].dtype)])
     return out
-
-
-def _can_fork(cache: Any) -> bool:
-    """Whether rows of the cache can be copied: plain keys and values, no recurrent state."""
-    from transformers import cache_utils
-
-    plain = (cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer)
-    return type(cache) is cache_utils.DynamicCache and all(type(c) in plain for c in cache.layers)
-
-
-def _fork(cache: Any, rows: Tensor) -> Any:
-    """A cache with copies of ``rows``; the original stays as it is."""
-    forked = copy.copy(cache)
-    forked.layers = [copy.copy(layer) for layer in cache.layers]
-    forked.batch_select_indices(rows)
-    return forked

@@ -47,7 +47,7 @@ def load_task(
         return [harness_task(text, limit=limit)]
     from holdfast.tasks.userfile import OPTIONS, file_tasks
 
-    source, options = (text, {}) if Path(text).exists() else split_options(text, OPTIONS)
+    source, options = (text, {}) if os.path.exists(text) else split_options(text, OPTIONS)
     if not _may_be_data(source):
         raise UnknownName("task", source, [*_lab_names(), "lm_eval:NAME", "a data file"])
     return file_tasks(source, options, limit=limit)
@@ -73,4 +73,4 @@ def _lab_names() -> list[str]:
 
 def _may_be_data(source: str) -> bool:
     path = Path(source)
-    return path.exists() or path.suffix.lower() in _DATA_SUFFIXES or source.count("/") == 1
+    return os.path.exists(path) or path.suffix.lower() in _DATA_SUFFIXES or source.count("/") == 1

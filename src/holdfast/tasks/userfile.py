@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ OPTIONS: Mapping[str, object] = {
     "split": str,
     "format": str,
     "name": str,
+    "image_root": str,
 }
 """What may stand behind a file's name: ``answers.jsonl:scorer=integer,max_new_tokens=8``."""
 
@@ -52,6 +55,7 @@ def file_tasks(
         limit=limit,
         split=str(split) if split else None,
         format=str(format) if format else None,
+        image_root=str(root) if (root := options.get("image_root")) else None,
     )
     name = str(options.get("name", data.name))
     summary = f"{source} ({data.format})"
@@ -205,6 +209,10 @@ def _text(item: Any) -> str | None:
         item = item.get("answer")
     if isinstance(item, bool) or not isinstance(item, str | int | float):
         return None
+    if isinstance(item, float) and not math.isfinite(item):
+        return None
+    if isinstance(item, int) and item.bit_length() > 3000:
+        return None
     text = str(item)
     return text if text.strip() else None
 
@@ -221,7 +229,7 @@ class _Places:
     def __init__(self, source: str) -> None:
         self._source = source
         path = Path(source)
-        is_file = path.is_file() and path.suffix.lower() in SUFFIXES
+        is_file = os.path.isfile(path) and path.suffix.lower() in SUFFIXES
         self._found: list[str] | None = None if is_file else []
 
     def __getitem__(self, index: int) -> str:
