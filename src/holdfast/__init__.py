@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from holdfast.network import settle
+
 if TYPE_CHECKING:
     from holdfast.anatomy import select
     from holdfast.api import evaluate, tune
@@ -37,6 +39,8 @@ _HOMES = {
 
 __all__ = ["Plan", "Run", "evaluate", "export", "load", "select", "tune", "with_plan"]
 __version__ = "0.1.0"
+
+settle()  # before a library that would call home is imported
 
 
 def __getattr__(name: str) -> Any:

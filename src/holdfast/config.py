@@ -71,7 +71,7 @@ class Stage(_Strict):
     test: Text | None = None
     """A task. None: the task of the same name in the lab; else records held back from ``data``."""
     image_root: Text | None = None
-    """The folder that images lie in, where it is not that of ``data``; also for ``test``."""
+    """The folder that the images of ``data`` lie in, where it is not the data's own."""
     hold_back: Share = 0.1
     """Share of ``data`` held back for the test where there is no ``test`` (at most 500 records)."""
     sources: dict[str, str] = {}
@@ -122,6 +122,11 @@ class Train(_Strict):
     max_length: Count | None = None
     """Tokens; longer text is cut, images never are. None: the model's positions."""
     gradient_checkpointing: bool = False
+    cache: Text = "auto"
+    """What is the same in every epoch is computed once and kept: ``auto`` (in memory, for larger
+    models also in the user's cache folder or ``HOLDFAST_CACHE``), ``off``, or a folder."""
+    cache_gib: Positive = 20.0
+    """GiB of disk that the cache may take; what was used longest ago goes first."""
     save_every: Count | None = None
     """Steps between checkpoints; None: ten times in a stage."""
 

@@ -169,7 +169,7 @@ def test_a_processor_that_cannot_be_made_is_a_sentence(base, monkeypatch):
 
     from holdfast.models.loading import load_processor
 
-    def broken(folder):
+    def broken(folder, **options):
         raise AttributeError("TokenizersBackend has no attribute boi_token_id")
 
     monkeypatch.setattr(AutoProcessor, "from_pretrained", broken)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.anatomy.selector import printable
 from holdfast.errors import ModelError
+from holdfast.network import settle
+from holdfast.trust import trusted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +26,9 @@ _AUTO = (
 )
 """In this order; a model that reads images is more than the language model inside it."""
 
+MOST_REPEATED = 4096
+"""Blocks of a tower, or experts of a block."""
+
 
 def load_meta(model: str | Path) -> nn.Module:
     """The architecture of ``model`` on the meta device: no weights are read or made.
@@ -28,7 +37,7 @@ def load_meta(model: str | Path) -> nn.Module:
         model: a folder (a ``config.json`` in it is enough), a hub id, or a ``lab:`` name.
 
     Raises :class:`holdfast.errors.ModelError` if there is no configuration there, or one that
-    needs code from the hub, which is never run.
+    needs code from the hub, which is run only where :mod:`holdfast.trust` allows it.
     """
     return build(load_config(model))
 
@@ -40,12 +49,13 @@ def load_config(model: str | Path) -> Any:
     name = str(model)
     source = _lab(name) if name.startswith("lab:") else name
     folder = Path(source)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if os.path.isdir(folder) and not (folder / "config.json").is_file():
         raise ModelError(f"the folder '{printable(name)}' has no config.json.")
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise ModelError(f"'{printable(name)}' is a file; give the folder with its config.json.")
+    settle()
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+        return AutoConfig.from_pretrained(source, trust_remote_code=trusted().remote_code)
     except Exception as error:  # a damaged file fails in as many ways as it has keys
         raise ModelError(_why(name, folder, error)) from error
 
@@ -55,6 +65,7 @@ def build(config: Any) -> nn.Module:
     import torch
     import transformers
 
+    _refuse_absurd(config.to_dict())
     with torch.device("meta"):
         for auto in _classes(config):
             try:
@@ -85,7 +96,29 @@ def _classes(config: Any) -> list[Any]:
         auto = getattr(transformers, name)
         if type(config) in auto._model_mapping:
             found.append(auto.from_config)
+        elif trusted().remote_code and name in (getattr(config, "auto_map", None) or {}):
+            found.append(functools.partial(auto.from_config, trust_remote_code=True))
     return found
+
+
+_REPEATED = re.compile(
+    r"(num|n)_(\w+_)?(layers?|blocks?|experts)|depths?|\w+_layers", re.IGNORECASE
+)
+
+
+def _refuse_absurd(config: Mapping[str, Any], where: str = "") -> None:
+    """Sizes of layers cost nothing on the meta device; how many there are costs memory and time.
+
+    Raises :class:`ModelError`.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _refuse_absurd(value, f"{where}{key}.")
+        elif type(value) is int and value > MOST_REPEATED and _REPEATED.fullmatch(str(key)):
+            raise ModelError(
+                f"the configuration says {where}{key}={value:,}; no model has more than "
+                f"{MOST_REPEATED:,} of them, so this is not built."
+            )
 
 
 def _lab(name: str) -> str:
@@ -94,7 +127,14 @@ def _lab(name: str) -> str:
 
 def _why(name: str, folder: Path, error: Exception) -> str:
     shown = printable(name)
-    if folder.is_dir():
+    if "trust_remote_code" in str(error):
+        return (
+            f"the model '{shown}' needs Python of its own, which is refused: code from a model "
+            "folder can do whatever you can do, and is never run unasked. "
+            "If you have read it and trust it, allow it with "
+            "--allow-remote-code (trust.remote_code=true)."
+        )
+    if os.path.isdir(folder):
         return (
             f"the config.json in '{shown}' cannot be used (code from the hub is never run): "
             f"{printable(str(error))[:300]}"

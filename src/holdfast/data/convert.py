@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -251,11 +252,24 @@ def from_question_answer(draft: Draft) -> None:
 
 
 def _option(answer: int | float, choices: Any) -> Any:
+    if isinstance(answer, float) and not math.isfinite(answer):
+        raise BadField("answer", str(answer), "a finite number or text")
     if not isinstance(choices, list | tuple) or not isinstance(answer, int):
-        return str(answer)
+        return written(answer)
     if not 0 <= answer < len(choices):
         raise BadField("answer", str(answer), f"the index of a choice, 0 to {len(choices) - 1}")
     return choices[answer]
+
+
+def written(number: int | float) -> str:
+    """A number as text.
+
+    Raises:
+        BadField: it has more digits than a number that means something.
+    """
+    if isinstance(number, int) and number.bit_length() > 3000:
+        raise BadField("answer", shown(number), "a number that can be written")
+    return str(number)
 
 
 def _system(draft: Draft) -> None:

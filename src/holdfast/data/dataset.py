@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -108,8 +109,12 @@ class _Builder:
         self._ids: set[str] = set()
 
     def __call__(self, place: str, row: Mapping[str, Any]) -> Record | None:
-        draft = Draft(row, self.locate)
-        self.kind.convert(draft)
+        try:
+            draft = Draft(row, self.locate)
+            self.kind.convert(draft)
+        except RecursionError:
+            self.problems.add(place, "a value that is nested too deeply", "a record")
+            return None
         record = draft.finish(self._id(place, row), raw=self.kind.raw)
         for problem in draft.problems:
             self.problems.add(f"{place}, {problem.name}", problem.found, problem.expected)
@@ -124,7 +129,8 @@ class _Builder:
         """The row's own id where it has one that no other row has; else its place."""
         where = f"{self.prefix}:{place.rsplit(' ', 1)[-1]}"
         given = row.get("id")
-        name = str(given) if isinstance(given, str | int) and given != "" else where
+        short = isinstance(given, int) and given.bit_length() < 1000
+        name = str(given) if short or (isinstance(given, str) and given) else where
         if name in self._ids:
             name = f"{name}@{where}"
         self._ids.add(name)
@@ -163,6 +169,6 @@ def read(
     if format is not None:
         named_format(format)
     root = Path(image_root) if image_root is not None else None
-    if root is not None and not root.is_dir():
+    if root is not None and not os.path.isdir(root):
         raise UsageError(f"image_root={str(root)!r} is not a folder")
     return open_source(source, limit=limit, split=split, root=root, format=format)

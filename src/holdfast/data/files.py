@@ -24,6 +24,11 @@ MAX_LINE = 64 * 1024 * 1024
 MAX_JSON = 2 * 1024 * 1024 * 1024
 """Bytes of a .json file, which is held whole; larger data belongs into JSON Lines."""
 
+MAX_DEPTH = 200
+"""Lists and objects inside one another; the same on every Python, whose own bounds differ."""
+MAX_GROUP = 8 * 1024 * 1024 * 1024
+"""Bytes of a Parquet file's row group when unpacked; a small file can hold terabytes."""
+
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 
 
@@ -53,7 +58,9 @@ def parse_json(text: str) -> Any:
     try:
         value = _DECODER.decode(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError(_DEEP) from None
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _not_deep(value)
     if "\\u" in text:
         _no_surrogates(value)
     return value
@@ -198,11 +205,18 @@ def _parquet(path: Path, problems: Problems) -> Iterator[Row]:
             if len(set(names)) != len(names):
                 problems.add("the schema", "duplicate columns", "distinct names")
                 return
+            meta = file.metadata
+            sizes = [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
+            if any(not 0 <= size <= MAX_GROUP for size in sizes):
+                problems.add(
+                    "the file", f"a row group of {max(sizes):,} bytes", f"at most {MAX_GROUP:,}"
+                )
+                return
             for batch in file.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         problems.add(
             f"row {number + 1}", f"unreadable ({shown(str(error))})", "a whole Parquet file"
         )
@@ -215,9 +229,12 @@ def _decoded(line: bytes, place: str, problems: Problems, *, first: bool) -> str
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
         around = line[max(0, error.start - 20) : error.start + 20]
-        problems.add(
-            place, f"byte {error.start + 1} is not UTF-8, around {shown(around)}", "UTF-8 text"
-        )
+        before = line.count(b"\n", 0, error.start)
+        if before:  # a whole file: say which of its lines
+            place = f"line {before + 1}"
+        begin = line.rfind(b"\n", 0, error.start) + 1
+        found = f"byte {error.start - begin + 1} is not UTF-8, around {shown(around)}"
+        problems.add(place, found, "UTF-8 text")
         return None
 
 
@@ -239,6 +256,23 @@ def _float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {shown(text)}, which no float holds")
     return value
+
+
+_DEEP = f"it is nested too deeply (over {MAX_DEPTH} levels)"
+
+
+def _not_deep(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise ValueError(_DEEP)
 
 
 def _no_surrogates(value: Any) -> None:

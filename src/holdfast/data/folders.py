@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from holdfast.data.dataset import DataSet
 from holdfast.data.files import SUFFIXES
+from holdfast.data.locate import inside
 from holdfast.data.problems import Problems, shown
 from holdfast.data.records import Record
 from holdfast.data.sources import Options, read_file
 from holdfast.errors import DataError, UsageError
+from holdfast.safeyaml import load_yaml
+from holdfast.trust import trusted
 
 SPLITS = ("train", "validation", "valid", "val", "dev", "test", "eval")
 _SAVED = ("dataset_dict.json", "state.json")
@@ -32,19 +34,20 @@ def read_folder(path: Path, options: Options) -> DataSet:
     Raises:
         DataError: there is no data in it, or not of that split, or anything in it is wrong.
     """
-    if any((path / name).is_file() for name in _SAVED):
+    if any(os.path.isfile(path / name) for name in _SAVED):
         from holdfast.data.hub import read_saved
 
         return read_saved(path, options)
-    files = sorted(f for f in path.iterdir() if _is_data(f))
-    if not files and (path / "data").is_dir():
-        files = sorted(f for f in (path / "data").iterdir() if _is_data(f))
+    files = _data_files(path)
+    if not files and os.path.isdir(path / "data"):
+        files = _data_files(path / "data")
     if not files:
         raise DataError(
             f"the folder {shown(str(path))} holds no data files ({', '.join(SUFFIXES)}), and "
             "datasets' save_to_disk did not write it"
         )
     chosen, notice = _of_split(files, path, options.split)
+    _refuse_links(chosen, path)
     return _joined([(f, None) for f in chosen], path, options, notices=[notice] if notice else [])
 
 
@@ -58,11 +61,13 @@ def read_mixture(path: Path, options: Options) -> DataSet:
     Raises:
         DataError: the list is malformed, or anything in its files is wrong.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"there is no data file {shown(str(path), 4096)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        content = load_yaml(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
         raise DataError(f"{shown(str(path))} is not valid YAML: {shown(str(error), 200)}") from None
     entries = content.get("datasets") if isinstance(content, Mapping) else content
     problems = Problems(str(path))
@@ -75,6 +80,25 @@ def read_mixture(path: Path, options: Options) -> DataSet:
     return _joined(files, path, options)
 
 
+def _data_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(f for f in folder.iterdir() if _is_data(f))
+    except OSError as error:
+        raise DataError(f"{shown(str(folder))} cannot be read: {error.strerror}") from None
+
+
+def _refuse_links(files: list[Path], folder: Path) -> None:
+    """A folder that somebody sent may hold links to anything on this machine."""
+    real = os.path.realpath(folder)
+    away = [f for f in files if not inside(os.path.realpath(f), real)]
+    if away and not trusted().outside:
+        raise DataError(
+            f"{shown(str(folder))}: {shown(away[0].name)} is a link that leads out of the folder, "
+            f"to {shown(os.path.realpath(away[0]))}; give that file itself, or allow such links "
+            "with --allow-outside (trust.outside=true)"
+        )
+
+
 def _entry(
     entry: Any, number: int, base: Path, problems: Problems
 ) -> tuple[Path, tuple[str, str] | None] | None:
@@ -85,7 +109,11 @@ def _entry(
     strategy = entry.get("sampling_strategy", "all")
     if strategy == "all":
         return base / entry["json_path"], None
-    match = re.fullmatch(r"(first|end|random):(\d+%?)", strategy) if _is_text(strategy) else None
+    match = (
+        re.fullmatch(r"(first|end|random):([0-9]{1,12}%?)", strategy)
+        if _is_text(strategy)
+        else None
+    )
     if match is None:
         problems.add(
             f"{at}.sampling_strategy", shown(strategy), "all, first:N, end:N or random:N (or N%)"
@@ -174,7 +202,7 @@ def _is_data(file: Path) -> bool:
         file.suffix.lower() in SUFFIXES
         and not file.name.startswith(".")
         and file.name not in _NOT_DATA
-        and file.is_file()
+        and os.path.isfile(file)
     )
 
 

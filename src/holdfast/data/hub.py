@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from holdfast.data.dataset import DataSet
 from holdfast.data.problems import shown
 from holdfast.data.sources import Options, python_rows
 from holdfast.errors import DataError, need
-
-_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+from holdfast.network import offline, settle
+from holdfast.redact import redacted
 
 
 def looks_like_hub_id(source: str) -> bool:
@@ -30,25 +29,22 @@ def read_hub(source: str, options: Options) -> DataSet:
         MissingExtra: the ``data`` extra is not installed.
     """
     name, _, configuration = source.partition(":")
-    offline = next((v for v in _OFFLINE if os.environ.get(v, "").upper() in _YES), None)
     datasets = need("datasets", "data")
+    settle()
     try:
         found = datasets.load_dataset(name, configuration or None)
     except Exception as error:  # the library raises a dozen kinds, none of them ours
         hint = (
-            f"{offline} is set, so nothing is fetched and only its cache was looked at; "
+            f"{variable} is set, so nothing is fetched and only its cache was looked at; "
             "unset it, or download the files and give their folder"
-            if offline
+            if (variable := offline())
             else "check the name, or download the files and give their folder"
         )
         raise DataError(
             f"there is no file or folder {shown(source)}, and as a hub id it cannot be loaded "
-            f"({type(error).__name__}: {shown(str(error), 200)}): {hint}"
+            f"({type(error).__name__}: {shown(redacted(str(error)), 200)}): {hint}"
         ) from error
     return _split(found, source, source, options)
-
-
-_YES = ("1", "TRUE", "YES", "ON")
 
 
 def read_saved(path: Path, options: Options) -> DataSet:

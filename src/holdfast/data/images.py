@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 from holdfast.data.problems import shown
 from holdfast.data.records import ImageRef
 from holdfast.errors import DataError
+from holdfast.trust import trusted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 100_000_000
-"""Larger images are refused: decoded they take 300 MB and more. 100 megapixels, as a camera's."""
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO"),
+    *("PNG", "PPM", "TGA", "TIFF", "WEBP"),
+)
+"""What is decoded. PIL's list is longer: it has formats that start another program (EPS)."""
 
 
 def load_image(image: ImageRef) -> Image:
@@ -27,10 +31,9 @@ def load_image(image: ImageRef) -> Image:
     Raises:
         DataError: the file is missing, is not an image, is cut short or is too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with _reading(image), Image.open(_source(image)) as opened:
-        _check_size(opened)
+    with _reading(image), _opened(image) as opened:
         turned = ImageOps.exif_transpose(opened)
         return turned.convert("RGB")
 
@@ -44,15 +47,12 @@ def check_image(image: ImageRef, *, decode: bool = True) -> tuple[int, int]:
     Raises:
         DataError: as :func:`load_image`.
     """
-    from PIL import Image
-
     with _reading(image):
-        with Image.open(_source(image)) as opened:
-            _check_size(opened)
+        with _opened(image) as opened:
             size = opened.size
             opened.verify()
         if decode:
-            with Image.open(_source(image)) as opened:
+            with _opened(image) as opened:
                 opened.load()
     return size
 
@@ -68,13 +68,29 @@ def _source(image: ImageRef) -> Path | io.BytesIO:
     return io.BytesIO(image.data or b"")
 
 
-def _check_size(opened: Image) -> None:
+def _opened(image: ImageRef) -> Image:
+    """The image with its header read and its size checked, nothing decoded."""
+    from PIL import Image
+
+    Image.init()
+    most = trusted().max_pixels
+    if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most  # PIL has a limit of its own, which the user has raised
+    if image.path is not None and not Path(image.path).is_file() and Path(image.path).exists():
+        raise DataError("it is a folder" if Path(image.path).is_dir() else "it is not a file")
+    opened = Image.open(_source(image), formats=[f for f in FORMATS if f in Image.OPEN])
     width, height = opened.size
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise DataError(
-            f"it is {width} x {height} pixels; at most {MAX_PIXELS:,} in all can be read: "
-            "scale it down"
-        )
+    if width < 1 or height < 1 or width * height > most:
+        opened.close()
+        raise DataError(_too_large(f"{width} x {height}"))
+    return opened
+
+
+def _too_large(size: str) -> str:
+    return (
+        f"it is {size} pixels; at most {trusted().max_pixels:,} in all are read: scale it down, "
+        "or raise trust.max_pixels"
+    )
 
 
 @contextmanager
@@ -101,8 +117,11 @@ def _reason(image: ImageRef, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "it may not be read (permissions)"
     if isinstance(error, Image.DecompressionBombError):
-        return f"it is larger than {MAX_PIXELS:,} pixels: scale it down"
+        return _too_large("far more")
     if isinstance(error, UnidentifiedImageError):
         empty = image.path is not None and os.path.getsize(image.path) == 0
         return "the file is empty" if empty or image.data == b"" else "it is not an image PIL reads"
-    return f"it cannot be decoded, it may be cut short ({type(error).__name__}: {error})"
+    return (
+        f"it cannot be decoded, it may be cut short ({type(error).__name__}: "
+        f"{shown(str(error), 160)})"
+    )

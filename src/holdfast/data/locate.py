@@ -15,6 +15,7 @@ from holdfast.data.images import check_image
 from holdfast.data.problems import shown
 from holdfast.data.records import ImageRef
 from holdfast.errors import DataError
+from holdfast.trust import trusted
 
 
 class Locator:
@@ -64,11 +65,12 @@ class Locator:
         if self.base is None or self._inside is None:
             raise BadField(name, shown(value), "a path under image_root=FOLDER, which is not given")
         real = os.path.realpath(os.path.join(self.base, given))
-        if os.path.commonpath([real, self._inside]) != self._inside:
+        if not (inside(real, self._inside) or trusted().outside):
             raise BadField(
                 name,
                 f"{shown(value)}, which lies outside the data folder {shown(self._inside)}",
-                "an image inside it; image_root=FOLDER allows another folder",
+                "an image inside it; image_root=FOLDER names another folder, and --allow-outside "
+                "(trust.outside=true) allows every one",
             )
         return real
 
@@ -87,6 +89,18 @@ class Locator:
             reason = self._checked[key]
         if reason:
             raise BadField(name, reason, "an image that can be read")
+
+
+def inside(real: str, folder: str) -> bool:
+    """Whether a resolved path lies in a resolved folder.
+
+    In the hub's cache a snapshot is a folder of links to the blobs beside it: these are its own.
+    """
+    places = [folder]
+    if "snapshots" in (parts := Path(folder).parts):
+        cut = len(parts) - 1 - parts[::-1].index("snapshots")
+        places.append(str(Path(*parts[:cut], "blobs")))
+    return any(os.path.commonpath([real, place]) == place for place in places)
 
 
 def _looks_cut(image: ImageRef) -> bool:

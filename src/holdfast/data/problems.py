@@ -22,7 +22,10 @@ def shown(value: object, width: int = WIDTH) -> str:
     elif isinstance(value, dict):
         text = "{" + ", ".join(repr(str(k)[:width]) for k in list(value)[:20]) + "}"
     elif isinstance(value, list | tuple):
-        text = f"[{shown(value[0], width // 2)}, ...]" if value else "[]"
+        inner = "..." if width < 10 else shown(value[0], width // 2) if value else ""
+        text = f"[{inner}{', ...' if len(value) > 1 else ''}]"
+    elif isinstance(value, int) and abs(value) >= 10**60:
+        text = f"an integer of {value.bit_length()} bits"
     else:
         text = repr(value)
     return text if len(text) <= width else text[: width - 3] + "..."

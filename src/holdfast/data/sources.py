@@ -54,7 +54,7 @@ def _path(source: str, options: Options) -> DataSet:
     path = Path(source)
     if not source or "\0" in source:
         raise DataError(f"{shown(source)} is not a path")
-    if path.is_dir():
+    if os.path.isdir(path):
         from holdfast.data.folders import read_folder
 
         return read_folder(path, options)
@@ -62,7 +62,7 @@ def _path(source: str, options: Options) -> DataSet:
         from holdfast.data.folders import read_mixture
 
         return read_mixture(path, options)
-    if path.is_file() or path.suffix.lower() in SUFFIXES:
+    if os.path.isfile(path) or path.suffix.lower() in SUFFIXES:
         return read_file(path, options)
     from holdfast.data.hub import looks_like_hub_id, read_hub
 
@@ -80,7 +80,7 @@ def read_file(path: Path, options: Options) -> DataSet:
     Raises:
         DataError: with every problem of the file.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"there is no data file {shown(str(path), 4096)}")
     problems = Problems(str(path))
     records, format, notices = records_of(

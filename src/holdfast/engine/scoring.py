@@ -48,6 +48,7 @@ def evaluate_model(
         UsageError: no task was named. Others as :func:`load_tasks` and
         :func:`holdfast.models.load`.
     """
+    from holdfast.models.code import code_note
     from holdfast.models.loading import load_all
     from holdfast.models.source import resolve
 
@@ -57,6 +58,8 @@ def evaluate_model(
     resolve(name)
     chosen = load_tasks(tasks, model=name, limit=limit)
     loaded = load_all(name)
+    if said := code_note(loaded.folder):
+        progress.say(said)
     results = evaluate(
         loaded.model,
         loaded.processor,

@@ -42,7 +42,7 @@ def open_skills(config: RunConfig) -> list[Skill]:
 
 
 def _open(stage: Stage, config: RunConfig) -> Skill:
-    data = read(stage.data)
+    data = read(stage.data, image_root=stage.image_root)
     test = stage.test or (stage.data if stage.data.startswith("lab:") else None)
     if test is not None:
         train, held_back = list(range(len(data))), list[int]()

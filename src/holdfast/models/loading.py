@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from holdfast.errors import ModelError
-from holdfast.models.source import DELTA, Source, fetch, fingerprint, resolve
+from holdfast.models.code import own_code, refused_code
+from holdfast.models.source import DELTA, WEIGHTS, Source, fetch, fingerprint, resolve
+from holdfast.trust import trusted
 
 if TYPE_CHECKING:
     import torch
@@ -93,9 +95,13 @@ def load_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"{folder}: {_first_line(error)}") from None
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trusted().remote_code)
+    except Exception as error:  # a damaged file fails in as many ways as it has keys
+        if own_code(folder) and not trusted().remote_code:
+            raise refused_code(folder) from None
+        raise ModelError(
+            f"the config.json in {folder} cannot be used: {_first_line(error)}"
+        ) from None
 
 
 def auto_class(config: Any) -> Any:
@@ -105,8 +111,9 @@ def auto_class(config: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    brought = getattr(config, "auto_map", None) or {} if trusted().remote_code else {}
     for auto in (AutoModelForImageTextToText, AutoModelForCausalLM):
-        if type(config) in auto._model_mapping:
+        if type(config) in auto._model_mapping or auto.__name__ in brought:
             return auto
     raise ModelError(
         f"a '{config.model_type}' model neither writes text nor reads images and writes text; "
@@ -126,11 +133,12 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             model, info = auto_class(config).from_pretrained(
                 folder,
                 dtype=dtype,
-                use_safetensors=True,
+                use_safetensors=_safetensors(folder),
+                trust_remote_code=trusted().remote_code,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
+        except Exception as error:  # safetensors, torch and each architecture have their own
             raise ModelError(f"the model in {folder} does not load: {_first_line(error)}") from None
     absent = sorted(info["missing_keys"])
     absent += sorted(f"{name} (shape {list(there)})" for name, there, _ in info["mismatched_keys"])
@@ -152,14 +160,21 @@ def load_processor(folder: Path) -> Processor:
 
     with _quiet():
         try:
-            return AutoProcessor.from_pretrained(folder)
+            return AutoProcessor.from_pretrained(folder, trust_remote_code=trusted().remote_code)
         except ImportError as error:
             raise ModelError(
                 f"the processor in {folder} needs a library that is not installed: "
                 f"{_first_line(error)} (usually: pip install torchvision)"
             ) from None
         except Exception as error:  # each processor fails on a damaged folder in its own way
+            if "trust_remote_code" in str(error) and own_code(folder):
+                raise refused_code(folder) from None
             raise ModelError(f"{folder} has no usable processor: {_first_line(error)}") from None
+
+
+def _safetensors(folder: Path) -> bool:
+    """Whether to insist on safetensors; pickles are read only where they alone are there."""
+    return not trusted().pickle or any((folder / name).exists() for name in WEIGHTS)
 
 
 def put(model: PreTrainedModel, values: Mapping[str, torch.Tensor]) -> None:

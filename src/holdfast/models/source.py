@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import ModelError, nearest
+from holdfast.network import offline, settle
+from holdfast.redact import redacted
+from holdfast.trust import trusted
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 DELTA = "delta.json"
+LARGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header, the format's own bound."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,8 @@ def resolve(name: str) -> Source:
         from holdfast import lab
 
         return Source(name, lab.path(name))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):
         if (folder / "model" / DELTA).exists():
             return Source(name, folder / "model")
         if (folder / DELTA).exists() or (folder / "config.json").exists():
@@ -51,7 +57,7 @@ def resolve(name: str) -> Source:
             f"{folder} is not a model: it has neither config.json nor {DELTA}. "
             f"It holds: {', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}."
         )
-    if folder.exists():
+    if os.path.exists(folder):
         raise ModelError(f"{folder} is a file; name the folder that holds the model.")
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_like_path:
@@ -73,27 +79,37 @@ def fetch(source: Source) -> Path:
     """The folder with a source's files, downloaded if need be (safetensors only)."""
     if source.folder is not None and (source.folder / DELTA).exists():
         return source.folder
-    if source.folder is not None and any((source.folder / w).exists() for w in WEIGHTS):
+    if source.folder is not None and has_weights(source.folder):
         return source.folder
     if source.folder is not None and not _is_hub_snapshot(source.folder):
         raise _no_weights(source.folder)
     from huggingface_hub import snapshot_download
 
+    settle()
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    wanted += ["*.py"] if trusted().remote_code else []
+    wanted += ["*.bin"] if trusted().pickle else []
     try:
         place = snapshot_download(
-            source.name,
-            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
+            source.name, allow_patterns=wanted, local_files_only=offline() is not None
         )
     except Exception as error:  # the hub client raises a dozen unrelated types
+        first = (redacted(str(error)).splitlines() or [""])[0][:160]
+        way = f"Unset {offline()}" if offline() else "Check the name and the connection"
         raise ModelError(
             f"'{source.name}' is not on this machine and could not be downloaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:160]}). Check the name and the "
-            "connection, or give a folder."
+            f"({type(error).__name__}: {first}). {way}, or give a folder."
         ) from None
     folder = Path(place)
-    if not any((folder / w).exists() for w in WEIGHTS):
+    if not has_weights(folder):
         raise _no_weights(folder)
     return folder
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether there are weights that may be read: safetensors, or what is trusted besides."""
+    names = (*WEIGHTS, *PICKLED) if trusted().pickle else WEIGHTS
+    return any((folder / name).exists() for name in names)
 
 
 def _is_hub_snapshot(folder: Path) -> bool:
@@ -107,8 +123,9 @@ def _no_weights(folder: Path) -> ModelError:
     if others:
         return ModelError(
             f"{folder} has no model.safetensors, only {', '.join(others)}. Pickle files can run "
-            "code when they are read, so Holdfast does not read them: convert them with "
-            "save_pretrained(safe_serialization=True) in a place that you trust."
+            "code when they are read, so Holdfast does not read them. Convert them to safetensors "
+            "with save_pretrained in a place that you can lose, or, if you trust whoever made "
+            "them, allow it with --allow-pickle (trust.pickle=true)."
         )
     return ModelError(
         f"{folder} has a configuration but no weights (no model.safetensors); put them there, or "
@@ -117,41 +134,67 @@ def _no_weights(folder: Path) -> ModelError:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, in order."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, AttributeError):
-            raise ModelError(f"{index} is damaged; download the model again.") from None
-        missing = [n for n in names if not (folder / n).exists()]
-        if missing:
-            raise ModelError(f"{folder} lacks {', '.join(missing[:3])}, named in {index.name}.")
-        return [folder / n for n in names]
-    return [folder / "model.safetensors"]
+    """The files with a model folder's weights, in order; safetensors before anything else.
+
+    Raises :class:`ModelError` for an index that is damaged, or that names files that are not
+    there or not in the folder.
+    """
+    names = (*WEIGHTS, *(PICKLED if trusted().pickle else ()))
+    for single, index in zip(names[::2], names[1::2], strict=True):
+        if (folder / index).exists():
+            return [folder / name for name in _indexed(folder, folder / index)]
+        if (folder / single).exists():
+            return [folder / single]
+    return [folder / WEIGHTS[0]]
+
+
+def _indexed(folder: Path, index: Path) -> list[str]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        foreign = [n for n in names if n != Path(n).name or n in ("", ".", "..")]
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        raise ModelError(f"{index} is damaged; download the model again.") from None
+    if foreign:
+        raise ModelError(f"{index} names files outside its folder ({foreign[0]!r:.80}): refused.")
+    missing = [n for n in names if not (folder / n).exists()]
+    if missing:
+        raise ModelError(f"{folder} lacks {', '.join(missing[:3])}, named in {index.name}.")
+    return names
 
 
 def tensors(file: Path) -> Iterator[tuple[str, dict[str, Any], memoryview]]:
-    """Name, header entry and raw bytes of every tensor of a safetensors file, without torch."""
+    """Name, header entry and raw bytes of every tensor of a safetensors file, without torch.
+
+    Raises :class:`ModelError` if the header is not one, or promises what the file lacks.
+    """
     import mmap
 
     with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             size = int.from_bytes(data[:8], "little")
+            if size > min(LARGEST_HEADER, len(data) - 8):
+                raise ValueError("shorter than its header says")
             header = json.loads(data[8 : 8 + size])
-            with memoryview(data) as view:
-                for name, entry in sorted(header.items()):
-                    if name == "__metadata__":
-                        continue
-                    start, stop = entry["data_offsets"]
-                    if 8 + size + stop > len(data):
-                        raise ValueError("shorter than its header says")
-                    with view[8 + size + start : 8 + size + stop] as part:
-                        yield name, entry, part
-        except (ValueError, KeyError, TypeError) as error:
+            places = {n: _place(e, len(data) - 8 - size) for n, e in sorted(header.items())}
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{file} is damaged ({error}); download or copy it again.") from None
+        with memoryview(data) as view:
+            for name, (start, stop) in places.items():
+                if name != "__metadata__":
+                    with view[8 + size + start : 8 + size + stop] as part:
+                        yield name, header[name], part
+
+
+def _place(entry: Any, room: int) -> tuple[int, int]:
+    """Where a tensor's bytes lie behind the header. ``__metadata__`` has none."""
+    if "data_offsets" not in entry and all(isinstance(v, str) for v in entry.values()):
+        return 0, 0
+    (start, stop), shape = entry["data_offsets"], entry["shape"]
+    if not (isinstance(entry["dtype"], str) and all(type(n) is int and n >= 0 for n in shape)):
+        raise ValueError("a tensor without dtype and shape")
+    if not 0 <= start <= stop <= room:
+        raise ValueError("shorter than its header says")
+    return start, stop
 
 
 def fingerprint(folder: Path) -> str:
@@ -160,12 +203,15 @@ def fingerprint(folder: Path) -> str:
     for file in weight_files(folder):
         if file.stat().st_size < 8:
             raise ModelError(f"{file} is damaged (empty); download or copy it again.")
+        if file.suffix != ".safetensors":
+            lines.append(f"{file.name} {_file_hash(file)}")
+            continue
         for name, entry, data in tensors(file):
             digest = hashlib.sha256(data).hexdigest()
             lines.append(f"{name} {entry['dtype']} {entry['shape']} {digest}")
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def offline() -> bool:
-    """Whether the user has told the Hugging Face libraries to stay off the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
