@@ -1,0 +1,84 @@
+"""What tuning did to a model's outputs and weights, apart from the score.
+
+A probe compares a base and a tuned model and returns rows with intervals:
+``PROBES["divergence"].value(base, tuned, processor, prompts)``. Names are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.probes._contexts import Contexts, answered, contexts, replied
+    from holdfast.probes._divergence import divergence
+    from holdfast.probes._offset import ClassOffset, SubtractOffset, class_offset, debiased
+    from holdfast.probes._reading import Reading, read
+    from holdfast.probes._registry import PROBES, Probe, probe
+    from holdfast.probes._rows import ProbeResult, ProbeRow, frame
+    from holdfast.probes._token_bias import token_bias
+    from holdfast.probes._token_class import (
+        NAMED,
+        TokenClass,
+        classes_of,
+        number_tokens,
+        token_class,
+    )
+
+_HOMES = {
+    "ClassOffset": "_offset",
+    "Contexts": "_contexts",
+    "NAMED": "_token_class",
+    "PROBES": "_registry",
+    "Probe": "_registry",
+    "ProbeResult": "_rows",
+    "ProbeRow": "_rows",
+    "Reading": "_reading",
+    "SubtractOffset": "_offset",
+    "TokenClass": "_token_class",
+    "answered": "_contexts",
+    "class_offset": "_offset",
+    "classes_of": "_token_class",
+    "contexts": "_contexts",
+    "debiased": "_offset",
+    "divergence": "_divergence",
+    "frame": "_rows",
+    "number_tokens": "_token_class",
+    "probe": "_registry",
+    "read": "_reading",
+    "replied": "_contexts",
+    "token_bias": "_token_bias",
+    "token_class": "_token_class",
+}
+
+__all__ = [
+    "NAMED",
+    "PROBES",
+    "ClassOffset",
+    "Contexts",
+    "Probe",
+    "ProbeResult",
+    "ProbeRow",
+    "Reading",
+    "SubtractOffset",
+    "TokenClass",
+    "answered",
+    "class_offset",
+    "classes_of",
+    "contexts",
+    "debiased",
+    "divergence",
+    "frame",
+    "number_tokens",
+    "probe",
+    "read",
+    "replied",
+    "token_bias",
+    "token_class",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
