@@ -110,6 +110,12 @@ class Reference:
         inner.eval()
         try:
             kwargs = {**inputs, "use_cache": False}
-            return torch.func.functional_call(inner, self.weights, (), kwargs)
+            if not any(sharding.spread(p) for p in inner.parameters()):
+                return torch.func.functional_call(inner, self.weights, (), kwargs)
+            if self._parts is None:
+                named = dict(inner.named_parameters())
+                self._parts = {n: sharding.cut(named[n], v) for n, v in self.weights.items()}
+            with sharding.swapped(inner, self._parts):
+                return inner(**kwargs)
         finally:
             inner.train(was_training)

@@ -18,7 +18,6 @@ from transformers import TrainerCallback
 from holdfast.engine.bound import Bound, bind
 from holdfast.engine.forward import logits_at, next_labels
 from holdfast.engine.packing import pack
-from holdfast.engine.rowkeys import KEYS
 from holdfast.errors import UsageError
 from holdfast.pieces.distill import CrossEntropy
 from holdfast.pieces.sharding import before_each_step, hollow
@@ -29,7 +28,12 @@ if TYPE_CHECKING:
 
     from transformers import Trainer
 
+    from holdfast.engine.drawn import Drawn
     from holdfast.engine.reuse import Reuse
+
+
+WORTH = 1.5
+"""How often an example has to be read on average for its values to be kept."""
 
 
 class PlanMixin:
@@ -47,10 +51,12 @@ class PlanMixin:
     """Values at the start of the run of weights that earlier stages changed."""
     adapter_folder: Path | None = None
     """Where an adapter is saved in its own format before it is merged."""
-    cache: ClassVar[str] = "auto"
+    cache: str = "auto"
     """Where what never changes is kept: ``auto``, ``off`` or a folder (:mod:`holdfast.cache`)."""
-    cache_limit: ClassVar[int | None] = None
+    cache_limit: int | None = None
     """Bytes on disk; None: the store's own bound."""
+    drawn: Drawn | None = None
+    """The examples that will be read, where the trainer knows them."""
     reuse: Reuse | None = None
     """What steps look up instead of computing; None where nothing is seen twice."""
     bound: Bound
@@ -119,22 +125,51 @@ class PlanMixin:
         return self._token_loss(model, inputs) + self._weight_loss()
 
     def _known(
-        self, model: nn.Module, inputs: dict[str, Any]
+        self, model: nn.Module, inputs: dict[str, Any], tags: Mapping[str, Any] | None = None
     ) -> AbstractContextManager[dict[str, Any]]:
         """Within, a training step looks up what it can. Yields the inputs that are left to give."""
         if self.reuse is None or not model.training:
-            return nullcontext({k: v for k, v in inputs.items() if k != KEYS})
-        return self.reuse.around(inputs, call=model)
+            return nullcontext(inputs)
+        return self.reuse.around(inputs, model, tags, self.packed)
 
     def open_reuse(self, state: Any) -> Reuse | None:
         """What this run will look up, asked once the model is where it will train."""
-        if state.num_train_epochs < 2 or self.bound.hollow is not None:
+        seen = self.drawn.repeats if self.drawn is not None else state.num_train_epochs
+        if self.bound.hollow is not None or (seen < WORTH and self.cache == "auto"):
             return None
         from holdfast.engine.reuse import open_reuse
 
-        mode = f"{self.accelerator.mixed_precision}"  # type: ignore[attr-defined]
-        inner = self.accelerator.unwrap_model(self.model)  # type: ignore[attr-defined]
-        return open_reuse(inner, self.cache, limit=self.cache_limit, mode=mode)
+        wanted = {t.reference for t in self.token_terms} - {None}
+        reuse = open_reuse(
+            self.accelerator.unwrap_model(self.model),  # type: ignore[attr-defined]
+            self.cache,
+            limit=self.cache_limit,
+            mode=f"{self.accelerator.mixed_precision}",  # type: ignore[attr-defined]
+            drawn=self.drawn,
+            positions=self._union,
+            references={n: r for n, r in self.bound.references.items() if n in wanted},
+        )
+        if reuse is not None and self.drawn is not None:
+            reuse.fill(self.args.process_index, self.args.world_size)  # type: ignore[attr-defined]
+        return reuse
+
+    def _union(self, inputs: Mapping[str, Any]) -> Tensor:
+        """[B, T]: the positions at which any term reads."""
+        readable = with_kinds(inputs, self._config())
+        return torch.stack([t.positions(readable) for t in self.token_terms]).any(0)
+
+    def _reference(
+        self, name: str, inner: nn.Module, inputs: dict[str, Any], features: dict[str, Any]
+    ) -> Tensor:
+        """[N, V]: a reference's logits at the positions of :meth:`_union`."""
+        union = self._union(inputs)
+        if self.reuse is not None:
+            known = self.reuse.reference_logits(name, features, union, inputs)
+            if known is not None:
+                return known
+        if self.packed:
+            features, union = pack(features, union)
+        return self.bound.references[name].logits(inner, features, union)
 
     def _token_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         labels = inputs["labels"]
@@ -143,16 +178,14 @@ class PlanMixin:
         places = [t.positions(readable) for t in self.token_terms]
         union = torch.stack(places).any(0)
         inner = self.accelerator.unwrap_model(model)  # type: ignore[attr-defined]
-        where = union
-        if self.packed:
-            features, where = pack(features, union)
         # before the model's own pass, whose gathered weights have to stay for the way back
         references = {
-            name: self.bound.references[name].logits(inner, features, where)
+            name: self._reference(name, inner, inputs, features)
             for name in dict.fromkeys(t.reference for t in self.token_terms)
             if name is not None
         }
-        logits = logits_at(model, inner, features, where)
+        with self._known(model, features, inputs) as rest:
+            logits = logits_at(model, inner, *(pack(rest, union) if self.packed else (rest, union)))
         targets = next_labels(labels)
         total = logits.sum() * 0.0  # keeps the graph when no position was asked for
         world = self.args.world_size  # type: ignore[attr-defined]

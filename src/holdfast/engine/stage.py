@@ -11,22 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from holdfast.config import Train
 from holdfast.engine.bound import Bound
 from holdfast.engine.checkpoints import LeaveInOrder, Seal, newest_step
+from holdfast.engine.drawn import Drawn
 from holdfast.engine.feeding import Collate, Passes, Schedule, Sources, schedule
-from holdfast.engine.mixin import PlanMixin
 from holdfast.engine.packing import packs
+from holdfast.engine.spread import SpreadTrainer, devices
 from holdfast.engine.stops import Losses, Place, telling
 from holdfast.plan import Plan
 from holdfast.progress import Advance
 
-MODEL_FILE = "model.safetensors"
 
-
-class StageTrainer(PlanMixin, Trainer):  # type: ignore[misc]
+class StageTrainer(SpreadTrainer):
     """Trainer under a plan whose checkpoints hold only what trains."""
 
     gather_loss = True
@@ -54,24 +53,9 @@ class StageTrainer(PlanMixin, Trainer):  # type: ignore[misc]
         return loss
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        from safetensors.torch import save_file
-
         self.losses.place.step = self.state.global_step
-        self.losses.check_weights(self.bound.parameters())
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        values = {n: p.detach().cpu().contiguous() for n, p in self.bound.parameters().items()}
-        save_file(values, folder / MODEL_FILE, metadata={"format": "pt"})
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        from safetensors.torch import load_file
-
-        values = load_file(Path(resume_from_checkpoint) / MODEL_FILE)
-        parameters = self.bound.parameters()
-        assert values.keys() == parameters.keys(), "the checkpoint is of another plan"
-        with torch.no_grad():
-            for name, value in values.items():
-                parameters[name].copy_(value)
+        self.losses.check_weights(state_dict)
+        super()._save(output_dir, state_dict)
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -187,6 +171,8 @@ def train_stage(
     place.micro_batch = planned.largest
     place.saved = lambda: newest_step(folder)
     trainer.adapter_folder, trainer.packed = adapter_folder, packed
+    trainer.drawn = Drawn(planned, collate, device)
+    trainer.cache, trainer.cache_limit = train.cache, int(train.cache_gib * 2**30)
     trainer.pop_callback(PrinterCallback)
     bound = trainer.bound
     trained, trainable = bound.count, [bound.original.get(n, n) for n in bound.trainable]
@@ -245,7 +231,7 @@ def _arguments(
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
-        use_cpu=device.type == "cpu",
+        **devices(device),
     )
 
 
