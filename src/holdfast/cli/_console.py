@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.progress import (
     Progress as Bars,
 )
+from rich.segment import Segment
 
 from holdfast.progress import Advance, Progress
 from holdfast.text import safe_text
@@ -28,13 +29,39 @@ Exit codes: 0 done; 1 a defect of ours; 2 the request is wrong; 3 the data; 4 th
 5 the run stopped or its folder cannot be used; 130 interrupted (SIGINT); 143 terminated (SIGTERM);
 129 hung up (SIGHUP)."""
 
-people = Console(stderr=True, highlight=False, soft_wrap=False)
-output = Console(highlight=False)
+
+class SafeConsole(Console):
+    """A console on which nothing that is shown can move the cursor, colour or reverse text.
+
+    Names of files, models and tasks and every text of data end up here, in sentences, tables
+    and bars; what is escaped at this last place cannot be forgotten at another.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control is None and not segment.text.isprintable():
+                yield segment._replace(text=safe_text(segment.text, lines=True))
+            else:
+                yield segment
+
+
+people = SafeConsole(stderr=True, highlight=False, soft_wrap=False)
+output = SafeConsole(highlight=False)
 
 
 def print_json(value: Any) -> None:
     """One JSON value on standard output. What is not a number is null, never NaN."""
-    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False)
+    sys.stdout.write("".join(c if c == "\n" else _in_json(c) for c in text) + "\n")
+
+
+def _in_json(c: str) -> str:
+    """What :func:`safe_text` would escape, escaped as JSON does it."""
+    if c.isprintable() or safe_text(c) == c:
+        return c
+    return json.dumps(c)[1:-1]
 
 
 def _finite(value: Any) -> Any:

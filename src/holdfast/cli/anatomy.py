@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli._console import output, print_json
+from holdfast.cli._trust import AllowCode
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,6 +47,7 @@ def command(
     as_json: Annotated[
         bool, typer.Option("--json", help="Everything as JSON, part by part.")
     ] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Name every weight of a model by its role; no weights are read or downloaded.
 
@@ -58,8 +60,10 @@ def command(
     """
     from holdfast.anatomy import anatomy, load_meta
     from holdfast.anatomy.cost import default_load
+    from holdfast.trust import Trust, trusting
 
-    found = anatomy(load_meta(_location(model)))
+    with trusting(Trust(remote_code=allow_code)):
+        found = anatomy(load_meta(_location(model)))
     load = default_load(found, text_tokens, image_size or 0, scores)
     chosen = found.select(select if select is not None else "all")
     if as_json:
@@ -110,12 +114,12 @@ def report(found: Anatomy, chosen: Selection, load: Load) -> dict[str, Any]:
 
 def _location(model: str) -> str:
     """Where a model's configuration is; for a tuned model its base's."""
+    from holdfast.models.saving import read_delta
     from holdfast.models.source import DELTA, resolve
-    from holdfast.runs.files import read_json
 
     source = resolve(model)
     if source.folder is not None and (source.folder / DELTA).exists():
-        return resolve(str(read_json(source.folder / DELTA)["base"])).location
+        return resolve(str(read_delta(source.folder)["base"])).location
     return source.location
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli._console import TerminalProgress, output, print_json
+from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle
 from holdfast.progress import Progress
 
 
@@ -38,6 +39,9 @@ def command(
         bool, typer.Option("--json", help="Print the scores as JSON on standard output.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars.")] = False,
+    allow_code: AllowCode = False,
+    allow_pickle: AllowPickle = False,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Score a model on tasks, with intervals and with unreadable replies counted apart.
 
@@ -47,10 +51,13 @@ def command(
     """
     from holdfast.engine.scoring import evaluate_model
     from holdfast.report.run import score_rows, score_table
+    from holdfast.trust import Trust, trusting
 
     progress = Progress() if quiet or as_json else TerminalProgress()
-    results = evaluate_model(
-        model, tasks, limit=limit, batch_size=batch_size or "auto", out=out, progress=progress
-    )
+    trust = Trust(remote_code=allow_code, pickle=allow_pickle, outside=allow_outside)
+    with trusting(trust):
+        results = evaluate_model(
+            model, tasks, limit=limit, batch_size=batch_size or "auto", out=out, progress=progress
+        )
     rows = score_rows(results)
     print_json({"model": model, "tasks": rows}) if as_json else output.print(score_table(rows))

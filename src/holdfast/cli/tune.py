@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli._console import TerminalProgress, output, people, print_json
+from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle
 from holdfast.config import override, read_yaml, resolve
 from holdfast.progress import Progress
 
@@ -106,6 +107,9 @@ def command(
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars, no notices.")] = False,
+    allow_code: AllowCode = False,
+    allow_pickle: AllowPickle = False,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Teach a model, keep what it knew, and measure both.
 
@@ -125,11 +129,12 @@ def command(
     from holdfast.engine.tune import tune
 
     values = gather(model, data, test, method, tasks, config, out, seed)
-    train: dict[str, Any] = values.setdefault("train", {})
-    if learning_rate is not None:
-        train["learning_rate"] = learning_rate
-    if steps is not None:
-        train["steps"] = steps
+    for key, given in (("train.learning_rate", learning_rate), ("train.steps", steps)):
+        if given is not None:
+            override(values, f"{key}={given!r}")
+    allowed = {"remote_code": allow_code, "pickle": allow_pickle, "outside": allow_outside}
+    for key in (k for k, given in allowed.items() if given):
+        override(values, f"trust.{key}=true")
     for assignment in set_ or []:
         override(values, assignment)
     values.setdefault("out", default_out(values))
@@ -193,11 +198,9 @@ def default_out(values: dict[str, Any]) -> str:
         return "".join(c if c.isalnum() or c in "-_." else "-" for c in word)
 
     methods = values.get("methods") or ["run"]
-    methods = [methods] if isinstance(methods, str) else methods
-    stages = values.get("data") or []
-    stages = stages if isinstance(stages, list) else [stages]
-    first = (
-        stages[0].get("data", "") if stages and isinstance(stages[0], dict) else "".join(stages[:1])
-    )
+    methods = methods if isinstance(methods, list) else [methods]
+    stages = values.get("data") or [""]
+    first = stages[0] if isinstance(stages, list) else stages
+    first = first.get("data", "") if isinstance(first, dict) else first
     parts = [plain(values.get("model", "model")), "+".join(plain(m) for m in methods), plain(first)]
-    return "runs/" + ".".join(p for p in parts if p)
+    return "runs/" + ".".join(p[:60] for p in parts if p)

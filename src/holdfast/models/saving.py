@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 TENSORS = "delta.safetensors"
 FORMAT = 1
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+"""What a model may have been loaded in."""
 
 
 def save_delta(
@@ -79,9 +81,22 @@ def read_delta(folder: Path) -> dict[str, Any]:
         facts = read_json(folder / DELTA)
     except RunError as error:
         raise ModelError(str(error)) from None
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT or "base" not in facts:
+    if not _is_ours(facts):
         raise ModelError(f"{folder / DELTA} was not written by this version of Holdfast.")
-    return facts
+    return dict(facts)
+
+
+def _is_ours(facts: Any) -> bool:
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        return False
+    texts = ("base", "base_hash", "base_dtype")
+    structure = facts.get("structure", ...)
+    return (
+        all(isinstance(facts.get(key), str) for key in texts)
+        and facts["base_dtype"] in DTYPES
+        and (structure is None or (isinstance(structure, dict) and "kind" in structure))
+        and isinstance(facts.get("base_folder"), str | None)
+    )
 
 
 def check_delta(folder: Path) -> None:
