@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: install demo test test-slow check format docs lab results clean help
+.PHONY: install demo test test-slow kill check format docs lab results clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -25,6 +25,9 @@ test: $(STAMP)  ## the tests, without the slow ones
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+kill: $(STAMP)  ## kill a run a hundred times, and see that it ends bit for bit as one never killed
+	$(BIN)/python tests/e2e/kills.py --kills 100
 
 check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/ruff format --check src tests
