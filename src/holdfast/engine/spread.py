@@ -69,7 +69,8 @@ class SpreadTrainer(PlanMixin, Trainer):  # type: ignore[misc]
             max_steps, train_dataloader, None if ours else resume_from_checkpoint
         )
         if ours:
-            self.model_wrapped.load_checkpoint(resume_from_checkpoint, load_module_strict=False)
+            engine: Any = self.model_wrapped
+            engine.load_checkpoint(resume_from_checkpoint, load_module_strict=False)
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
 
@@ -78,7 +79,8 @@ class SpreadTrainer(PlanMixin, Trainer):  # type: ignore[misc]
             super()._save_optimizer_and_scheduler(output_dir)
             return
         if self.is_deepspeed_enabled:
-            self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+            engine: Any = self.model_wrapped
+            engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
         else:
             state = gathered_state(self.optimizer.optimizer)
         if self.args.should_save:
