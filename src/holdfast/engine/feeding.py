@@ -225,7 +225,7 @@ def _own_order(sources: Sources, train: Train, count: int, seed: int) -> list[li
         bounds = [s * train.batch_size for s in range(count + 1)]
     else:
         target = train.batch_size * sum(weights) / n
-        epochs = math.ceil(count * target / sum(weights)) + 1
+        epochs = math.ceil(count * target / sum(weights))
         order = draws(n, epochs * n, seed)
         bounds = even_cuts([weights[i] for i in order], count, target)
     steps = [order[a:b] for a, b in itertools.pairwise(bounds)]

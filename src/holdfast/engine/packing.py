@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from holdfast.engine.forward import logits_at
 from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ def refusal(model: nn.Module) -> str | None:
     if getattr(base, "_is_stateful", False) or recurrent:
         what = f" ({', '.join(recurrent)})" if recurrent else ""
         return f"{name} carries a state from one example into the next{what}"
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    if "mrope_section" in rope:
+    if any(hasattr(m, "get_rope_index") for m in (base, getattr(base, "model", None))):
         return f"{name} numbers its positions by the place in the image (multimodal RoPE)"
     if getattr(base.config, "model_type", "") in BIDIRECTIONAL:
         return f"{name} attends in both directions within a prefix or an image"
@@ -110,39 +110,70 @@ BIDIRECTIONAL = ("paligemma", "gemma3", "gemma3n", "git")
 """Model types whose attention mask is not causal everywhere, read off token types."""
 
 
-@torch.no_grad()
 def contamination(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
-    """Whether packing changes what the model says on a batch: the sentence that says so, or None.
+    """Whether a packed row says something else than the batch: the sentence for it, or None.
 
-    Compares hidden states of the output head's input, packed and padded, in evaluation mode.
-    Rounding is allowed for: as much as the same row alone and in the padded batch may differ.
+    Two checks in evaluation mode. No logit of the last example may depend on the embeddings of
+    an earlier one: a masked attention weight is exactly 0, and so is its gradient, in any dtype.
+    And the logits must be those of the padded batch but for rounding.
+
+    Args:
+        batch: padded, of at least two examples.
     """
-    from holdfast.engine.forward import logits_at
-
     device = next(model.parameters()).device
     inputs = {
         k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items() if k != "labels"
     }
-    wanted = inputs["attention_mask"].bool()
-    inner = getattr(model, "get_base_model", lambda: model)()
-    was_training = model.training
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    name, was_training = type(base).__name__, model.training
     model.eval()
     try:
-        padded = logits_at(model, inner, inputs, wanted).float()
-        packed = logits_at(model, inner, *pack(inputs, wanted)).float()
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        leak, off = _leak(base, inputs), _difference(base, inputs)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         line = str(error).strip().splitlines()
-        return f"{type(inner).__name__} cannot read a packed row ({line[0] if line else error!r})"
+        return f"{name} cannot read a packed row ({line[0] if line else type(error).__name__})"
     finally:
         model.train(was_training)
-    off = (padded - packed).abs().max() / padded.std().clamp(min=1e-6)
+    if leak:
+        return f"{name} lets an example of a packed row see those before it"
     room = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
-    if off <= room:
-        return None
-    return (
-        f"{type(inner).__name__} says something else on a packed row: its logits are off by "
-        f"{float(off):.2g} of their spread, where rounding explains {room:g}"
-    )
+    if off > room:
+        return (
+            f"{name} says something else on a packed row: its logits are off by {off:.2g} of "
+            f"their spread, where rounding explains {room:g}"
+        )
+    return None
+
+
+def _leak(model: Any, inputs: Mapping[str, Any]) -> bool:
+    """Whether the last example's logits have a gradient at earlier examples' embeddings."""
+    real = inputs["attention_mask"].bool()
+    last = torch.zeros_like(real)
+    last[-1] = real[-1]
+    seen: list[Tensor] = []
+
+    def watch(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(watch)
+    try:
+        with torch.enable_grad():
+            logits = logits_at(model, model, *pack(inputs, last)).float()
+            weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+            gradient = torch.autograd.grad((logits * weights.to(logits)).sum(), seen[0])[0]
+    finally:
+        handle.remove()
+    return bool(gradient[0, : -len(logits)].any())
+
+
+@torch.no_grad()
+def _difference(model: Any, inputs: Mapping[str, Any]) -> float:
+    """The largest difference of a logit, packed and padded, over the logits' spread."""
+    wanted = inputs["attention_mask"].bool()
+    padded = logits_at(model, model, inputs, wanted).float()
+    packed = logits_at(model, model, *pack(inputs, wanted)).float()
+    return float((padded - packed).abs().max() / padded.std().clamp(min=1e-6))
 
 
 def _skips(model: nn.Module) -> bool:
