@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.probes._contexts import Contexts, answered, contexts, replied
     from holdfast.probes._divergence import divergence
+    from holdfast.probes._layers import layers
     from holdfast.probes._offset import ClassOffset, SubtractOffset, class_offset, debiased
     from holdfast.probes._reading import Reading, read
     from holdfast.probes._registry import PROBES, Probe, probe
@@ -43,6 +44,7 @@ _HOMES = {
     "debiased": "_offset",
     "divergence": "_divergence",
     "frame": "_rows",
+    "layers": "_layers",
     "number_tokens": "_token_class",
     "probe": "_registry",
     "read": "_reading",
@@ -69,6 +71,7 @@ __all__ = [
     "debiased",
     "divergence",
     "frame",
+    "layers",
     "number_tokens",
     "probe",
     "read",

@@ -45,6 +45,7 @@ PROBES: Registry[Probe] = Registry(
     "probe",
     "holdfast.probes._token_bias",
     "holdfast.probes._divergence",
+    "holdfast.probes._layers",
 )
 """Every probe by name: ours, and third parties' (entry-point group ``holdfast.probes``)."""
 
