@@ -127,7 +127,9 @@ def command(
     """
     from holdfast.engine.preflight import preflight
     from holdfast.engine.tune import tune
+    from holdfast.engine.world import world
 
+    first = world().first
     values = gather(model, data, test, method, tasks, config, out, seed)
     for key, given in (("train.learning_rate", learning_rate), ("train.steps", steps)):
         if given is not None:
@@ -139,7 +141,9 @@ def command(
         override(values, assignment)
     values.setdefault("out", default_out(values))
     resolved = resolve(values)
-    progress = Progress() if quiet or as_json else TerminalProgress()
+    progress = Progress() if quiet or as_json or not first else TerminalProgress()
+    if dry_run and not first:
+        return
     if dry_run:
         from holdfast.report.run import dry_run as described
 
@@ -147,7 +151,8 @@ def command(
         print_json(facts) if as_json else output.print(described(facts))
         return
     run = tune(resolved, progress=progress)
-    show(run, as_json=as_json, quiet=quiet)
+    if first:
+        show(run, as_json=as_json, quiet=quiet)
 
 
 def show(run: Run, *, as_json: bool, quiet: bool) -> None:

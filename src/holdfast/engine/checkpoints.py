@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from holdfast.engine.world import world
 from holdfast.errors import RunError
 from holdfast.runs.files import explain, read_json, write_json
 from holdfast.signals import Signals
@@ -101,6 +102,7 @@ class LeaveInOrder(TrainerCallback):  # type: ignore[misc]
         self.signals = signals
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.signals.received = world().any(self.signals.received or 0) or None
         if self.signals.received is not None:
             control.should_save = True
             control.should_training_stop = True

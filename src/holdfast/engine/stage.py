@@ -21,6 +21,7 @@ from holdfast.engine.feeding import Collate, Passes, Schedule, Sources, schedule
 from holdfast.engine.packing import packs
 from holdfast.engine.spread import SpreadTrainer, devices
 from holdfast.engine.stops import Losses, Place, telling
+from holdfast.engine.world import world
 from holdfast.plan import Plan
 from holdfast.progress import Advance
 
@@ -181,7 +182,8 @@ def train_stage(
         for parameter in bound.parameters().values():
             parameter.data = parameter.data.float()
     with telling(place):
-        resumed = seal.latest(folder)
+        here = world()
+        resumed = here.agree(seal.latest(folder) if here.first else None)
         with place.signals.held():
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         losses.check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from holdfast.engine.preflight import Preflight, preflight
 from holdfast.engine.provenance import provenance
 from holdfast.engine.stage import needs_base, train_stage
 from holdfast.engine.stops import Place, telling
+from holdfast.engine.world import world
 from holdfast.errors import ModelError, RunError
 from holdfast.models.loading import load_model, pick_device, put
 from holdfast.models.saving import check_delta, read_delta, save_delta, tensors_of
 from holdfast.models.source import DELTA, fetch, fingerprint
 from holdfast.progress import Progress
 from holdfast.runs import Run
+from holdfast.runs.follower import Follower
 from holdfast.runs.run import Role
 from holdfast.runs.sameness import command
 from holdfast.tasks import Task, TaskResult, evaluate
@@ -50,19 +52,23 @@ def tune(config: RunConfig, *, progress: Progress | None = None, known: Path | N
         Interrupted: a signal came (SIGINT, SIGTERM, SIGHUP). A stage that was training has
             saved a checkpoint.
     """
-    progress = progress or Progress()
-    run = Run.start(config)
+    here = world()
+    progress = (progress if here.first else None) or Progress()
     place = Place(say=progress.say, batch=config.train.batch_size)
-    try:
-        with place.signals:
-            if run.finished:
-                progress.say(f"{run.path} is finished already; its numbers are read back.")
-                return run
-            work = _Tuning(run, preflight(config, progress=progress), progress, known, place)
-            work.go(work.load())
-        return run
-    finally:
-        run.unlock()
+    with here.together():
+        run = Run.start(config) if here.first else Follower(config)
+        here.wait()
+        try:
+            with place.signals:
+                if here.agree(run.finished):
+                    progress.say(f"{run.path} is finished already; its numbers are read back.")
+                    return run
+                work = _Tuning(run, preflight(config, progress=progress), progress, known, place)
+                work.go(work.load())
+            here.wait()
+            return run
+        finally:
+            run.unlock()
 
 
 @as_configured
@@ -101,7 +107,7 @@ class _Tuning:
         place: Place,
     ) -> None:
         self.run, self.checked, self.progress, self.known = run, checked, progress, known
-        self.place = place
+        self.place, self.here = place, world()
         memory.reset()
         self.base_hash = fingerprint(checked.folder)
         self.device = pick_device(None)
@@ -145,7 +151,7 @@ class _Tuning:
 
     def load(self) -> int:
         """Load the model as the last finished stage left it. Returns that stage's number."""
-        done = self._last_whole()
+        done = self.here.agree(self._last_whole() if self.here.first else 0)
         if done:
             self.progress.say(f"going on after stage {done} of {len(self.checked.skills)}")
         self._load_after(done)
@@ -221,7 +227,9 @@ class _Tuning:
     def _train(self, stage: int) -> None:
         checked, skill = self.checked, self.checked.skills[stage - 1]
         folder = self.run.stage_folder(stage)
-        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        if self.here.first:
+            shutil.rmtree(folder / "adapter", ignore_errors=True)
+        keeps_adapter = self.here.first and not checked.plan.settle
         kept = {n: v.to(self.device) for n, v in self.base_weights.items()}
         examples = checked.surveys[stage - 1].encoded
         title = f"stage {stage} of {len(checked.skills)}: {skill.label}, {checked.plan.name}"
@@ -242,7 +250,7 @@ class _Tuning:
                     {"kind": "train", "stage": stage, **row}
                 ),
                 # an adapter that is edited after it was merged is not the stage's result
-                adapter_folder=None if checked.plan.settle else folder / "adapter",
+                adapter_folder=folder / "adapter" if keeps_adapter else None,
                 sources=checked.sources[stage - 1],
                 place=self.place,
             )
@@ -269,6 +277,8 @@ class _Tuning:
         self.progress.say(f"  {trained.steps} steps in {trained.seconds:.0f} s")
 
     def _save(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        if not self.here.first:
+            return
         save_delta(
             folder,
             self.model,
@@ -297,19 +307,27 @@ class _Tuning:
             self._about_to_ask(rest, label)
 
         with telling(self.place):
-            evaluate(
-                self.model,
-                self.checked.processor,
-                asked,
-                batch_size=self.run.config.evaluate.batch_size,
-                progress=self.progress,
-                on_result=keep,
-            )
+            self._ask(asked, keep)
         rows = self.run.scores(stage)
         for role in ("target", "held-out"):
             mine = [r["score"] for r in rows if r["role"] == role]
             if mine:
                 self.progress.say(f"  {role} mean {label}: {sum(mine) / len(mine):.1f}")
+
+    def _ask(self, tasks: Sequence[Task], keep: Callable[[TaskResult], None]) -> None:
+        """Each process asks every so-manieth task, and the first keeps the answers in order."""
+        model, processor = self.model, self.checked.processor
+        size = self.run.config.evaluate.batch_size
+        if self.here.size == 1:
+            evaluate(
+                model, processor, tasks, batch_size=size, progress=self.progress, on_result=keep
+            )
+            return
+        for begin in range(0, len(tasks), self.here.size):
+            mine = tasks[begin : begin + self.here.size][self.here.rank : self.here.rank + 1]
+            found = evaluate(model, processor, mine, batch_size=size, progress=self.progress)
+            for result in (r for theirs in self.here.gather(found) for r in theirs):
+                keep(result)
 
     def _tasks(self) -> list[tuple[Role, Task]]:
         tasks: list[tuple[Role, Task]] = [("target", s.task) for s in self.checked.skills]
@@ -317,6 +335,9 @@ class _Tuning:
 
     def _left(self, stage: int) -> dict[str, Role]:
         """The tasks that are still to be asked after a stage."""
+        return self.here.agree(self._unanswered(stage) if self.here.first else {})
+
+    def _unanswered(self, stage: int) -> dict[str, Role]:
         have, faults = self.run.kept(stage)
         for fault in faults:
             self.progress.say(f"{fault}; it is asked again")
@@ -353,7 +374,7 @@ class _Tuning:
         self.place.work = "the writing of the model"
         with telling(self.place):
             self._save(out, {"stages": [s.label for s in self.checked.skills]})
-            for stage in range(1, last + 1):
+            for stage in range(1, last + 1) if self.here.first else ():
                 adapter = self.run.stage_folder(stage) / "adapter"
                 if adapter.is_dir():
                     shutil.copytree(adapter, out / "adapters" / f"{stage:02d}", dirs_exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -77,11 +77,6 @@ class World:
         """Until all processes are here."""
         self.agree(None)
         self.gather(None)
-
-    def mine(self, items: Sequence[T]) -> Iterator[tuple[T, ...]]:
-        """Rounds of work: in each, this process has one item or none."""
-        for begin in range(0, len(items), self.size):
-            yield tuple(items[begin + self.rank : begin + self.rank + 1][: self.size])
 
     def fail(self, code: int) -> bool:
         """Note that this process ends with an error, so that the others end too.

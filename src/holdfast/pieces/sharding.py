@@ -29,7 +29,7 @@ def spread(parameter: Any) -> bool:
 def full(parameter: Any) -> Tensor:
     """The whole weight, on every process, detached. All processes must ask for it together."""
     if _is_zero(parameter):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter]):
             gathered: Tensor = parameter.detach().clone()
