@@ -164,7 +164,7 @@ class PlanMixin:
         """[N, V]: a reference's logits at the positions of :meth:`_union`."""
         union = self._union(inputs)
         if self.reuse is not None:
-            known = self.reuse.reference_logits(name, features, union, inputs)
+            known = self.reuse.reference_logits(name, features, inputs, union)
             if known is not None:
                 return known
         if self.packed:

@@ -7,13 +7,16 @@ the modules below the line are passed over. So nothing here knows a family.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.engine.line import Line
+from holdfast.cache.keys import code, digest, tensors
+from holdfast.engine.keeping import model_inputs
+from holdfast.engine.line import Line, NoReuse, changing, find_line
+from holdfast.engine.rowkeys import spans
 
 PIXELS = ("pixel_values", "pixel_values_images")
 """Inputs that only the vision tower reads."""
@@ -30,7 +33,7 @@ def hidden_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     return value
 
 
-def _output(value: Any) -> Tensor:
+def _bare(value: Any) -> Tensor:
     found = value[0] if isinstance(value, tuple) else value
     assert isinstance(found, Tensor)
     return found
@@ -48,7 +51,7 @@ def watching(line: Line, see: Callable[[Tensor], None]) -> Iterator[None]:
     else:
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            see(_output(output))
+            see(_bare(output))
 
         handle = line.blocks[-1].register_forward_hook(after)
     try:
@@ -81,7 +84,7 @@ def passing(line: Line, states: Tensor) -> Iterator[None]:
         last = len(line.blocks) - 1
         for index, block in enumerate(line.blocks[: line.index]):
             given = states if index == last else None
-            undo.enter_context(_replaced(block, _pass(line, index, given)))
+            undo.enter_context(replaced(block, _pass(line, index, given)))
         if line.index <= last:
             undo.enter_context(_given(line.blocks[line.index], states))
         yield
@@ -121,7 +124,7 @@ def noting_returns(line: Line) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Within, calling ``module`` calls ``forward``; a forward that a wrapper set is put back."""
     own = vars(module).get("forward")
     object.__setattr__(module, "forward", forward)
@@ -148,6 +151,68 @@ def _given(block: nn.Module, states: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+class Prefix:
+    """The hidden states at the freeze line: a :class:`holdfast.engine.keeping.Kind`.
+
+    Args:
+        model: inside its wrappers, with ``requires_grad`` set as it will train.
+        setting: what else the values depend on: device and precision.
+
+    Raises:
+        NoReuse: a weight below every block trains, or something below the line drops at random.
+        ModelError: the family is not in the table.
+    """
+
+    def __init__(self, model: nn.Module, setting: str) -> None:
+        self.model, self.line = model, find_line(model)
+        reason = changing(self.line.below())
+        if reason is not None:
+            raise NoReuse(
+                f"dropout or the like is active below the first block that trains: {reason}"
+            )
+        weights = tensors(self.line.weights())
+        self.scope = digest(code(model), weights, f"{setting} line {self.line.index}")
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether only the embeddings, which cost nothing, lie below the line of a text."""
+        return self.line.index == 0
+
+    def saves(self, inputs: Mapping[str, Any]) -> bool:
+        return not self.needs_images or inputs.get("pixel_values") is not None
+
+    def marks(self, batch: Mapping[str, Any]) -> list[bytes]:
+        return [b""] * len(batch["input_ids"])
+
+    def compute(self, batch: Mapping[str, Any]) -> list[Tensor]:
+        """Each row's [T, D] states, without padding."""
+        inputs = model_inputs(batch)
+        return self.cut([states_at(self.line, inputs, self.model)], inputs)
+
+    def cut(self, crossed: Sequence[Tensor], inputs: Mapping[str, Any]) -> list[Tensor]:
+        """Each row's states, from what was at the line in a pass over ``inputs``."""
+        rows = zip(crossed[0], spans(inputs), strict=True)
+        return [row[start:stop].detach() for row, (start, stop) in rows]
+
+    def watching(self, see: Callable[[Tensor], None]) -> AbstractContextManager[None]:
+        """Within, ``see`` is called with the [B, T, D] states at the line."""
+        return watching(self.line, see)
+
+    def learning(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Within, a plain pass shows what the blocks return."""
+        return noting_returns(self.line)
+
+    def passing(
+        self, rows: Sequence[Tensor], inputs: Mapping[str, Any], packed: bool
+    ) -> AbstractContextManager[None]:
+        """Within, a pass over ``inputs``, packed or padded, begins at the line."""
+        ids = inputs["input_ids"]
+        if packed:
+            return passing(self.line, torch.cat(list(rows)).unsqueeze(0).to(ids.device))
+        starts = [start for start, _ in spans(inputs)]
+        return passing(self.line, pad(rows, ids.shape[1], starts).to(ids.device))
 
 
 def pad(rows: Sequence[Tensor], length: int, starts: Sequence[int] | None = None) -> Tensor:

@@ -5,16 +5,19 @@ The logits are exact, and a row of D numbers is kept where a row of V would be n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from holdfast.cache.keys import code, digest, tensors
 from holdfast.engine.forward import Reference, head_of, head_sees
-from holdfast.engine.line import Line
-from holdfast.engine.prefix import Stop, passing
+from holdfast.engine.keeping import model_inputs
+from holdfast.engine.line import Line, blocks_of
+from holdfast.engine.prefix import Stop, noting_returns, passing
+from holdfast.engine.rowkeys import spans
 
 
 @torch.no_grad()
@@ -39,20 +42,63 @@ def last_states(
     return seen[0]
 
 
-@torch.no_grad()
-def logits_of(reference: Reference, line: Line, states: Tensor) -> Tensor:
-    """[N, V]: what the reference's head, and what follows it, make of ``states`` [N, D].
+class Recall:
+    """What a reference's head reads at chosen positions: a :class:`holdfast.engine.keeping.Kind`.
 
-    The model's own forward runs on one token with every block passed over, so that soft caps
-    and scales are the model's own.
+    Args:
+        reference: the frozen model.
+        model: the live model that it shares weights with, inside its wrappers.
+        setting: what else the values depend on: device and precision.
+        positions: batch -> [B, T] bool.
+
+    Raises:
+        NoReuse: the model has no language model with blocks, or no head.
+        ModelError: the family is not in the table.
     """
-    ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
-    top = Line(line.root, line.blocks, len(line.blocks), line.above, line.returns)
-    nothing = states.new_zeros(1, 1, _width(line.root))
-    with passing(top, nothing), _reads(line.root, states):
-        outputs = reference.call(line.root, {"input_ids": ids})
-    logits: Tensor = outputs.logits[0]
-    return logits
+
+    def __init__(
+        self,
+        reference: Reference,
+        model: nn.Module,
+        setting: str,
+        positions: Callable[[Mapping[str, Any]], Tensor],
+    ) -> None:
+        self.reference, self.model, self.positions = reference, model, positions
+        blocks = blocks_of(model)
+        self.line = Line(model, blocks, len(blocks), ())
+        head_of(model)
+        known = reference.weights
+        every = ((n, known.get(n, p)) for n, p in model.named_parameters())
+        weights = tensors((*every, *model.named_buffers()))
+        self.scope = digest(code(model), weights, f"{setting} head")
+
+    def marks(self, batch: Mapping[str, Any]) -> list[bytes]:
+        rows = zip(self.positions(batch).cpu(), spans(batch), strict=True)
+        return [row[start:stop].numpy().tobytes() for row, (start, stop) in rows]
+
+    def compute(self, batch: Mapping[str, Any]) -> list[Tensor]:
+        """Each row's [n, D] states at its n positions."""
+        positions = self.positions(batch)
+        states = last_states(self.reference, self.model, model_inputs(batch), positions)
+        return list(torch.split(states, positions.sum(1).tolist()))
+
+    def learning(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Within, a plain pass shows what the blocks return."""
+        return noting_returns(self.line)
+
+    @torch.no_grad()
+    def logits(self, states: Tensor) -> Tensor:
+        """[N, V]: what the reference's head, and what follows it, make of ``states`` [N, D].
+
+        The model's own forward runs on one token with every block passed over, so that soft caps
+        and scales are the model's own.
+        """
+        ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+        nothing = states.new_zeros(1, 1, _width(self.model))
+        with passing(self.line, nothing), _reads(self.model, states):
+            outputs = self.reference.call(self.model, {"input_ids": ids})
+        logits: Tensor = outputs.logits[0]
+        return logits
 
 
 def _width(model: nn.Module) -> int:

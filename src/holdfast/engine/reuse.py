@@ -1,39 +1,33 @@
 """What a training step looks up instead of computing.
 
-Two kinds of values never change while a stage trains: the hidden states at the freeze line
-(:mod:`holdfast.engine.line`) and what a reference model's head reads. Both are kept row by row
-in a :class:`holdfast.cache.Store`, keyed by the row's content, by the weights, code and precision
-that made them.
+Three kinds of values never change while a stage trains: the hidden states at the freeze line
+(:mod:`holdfast.engine.line`); where embeddings train and images are still seen by frozen weights,
+the features of these (:mod:`holdfast.engine.seam`); and what a reference model's head reads
+(:mod:`holdfast.engine.recall`). They are kept row by row in a :class:`holdfast.cache.Store`, keyed
+by the row's content and by the weights, code and precision that made them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.cache.keys import code, digest, tensors
 from holdfast.cache.place import open_store
 from holdfast.cache.store import Store
 from holdfast.engine.forward import Reference, logits_at
-from holdfast.engine.line import Line, NoReuse, blocks_of, changing, find_line
-from holdfast.engine.prefix import (
-    noting_returns,
-    pad,
-    passing,
-    states_at,
-    watching,
-    without_pixels,
-)
-from holdfast.engine.recall import last_states, logits_of
-from holdfast.engine.rowkeys import row_keys, spans
+from holdfast.engine.keeping import Names, Rows, model_inputs
+from holdfast.engine.line import NoReuse
+from holdfast.engine.prefix import Prefix, without_pixels
+from holdfast.engine.recall import Recall
+from holdfast.engine.rowkeys import spans
+from holdfast.engine.seam import Seam
 from holdfast.errors import ModelError
-from holdfast.plan import TAGS
+from holdfast.pieces.sharding import spread
 
 if TYPE_CHECKING:
     from holdfast.engine.drawn import Drawn
@@ -49,15 +43,6 @@ SMALL = 60_000_000
 
 Positions = Callable[[Mapping[str, Any]], Tensor]
 """Batch -> [B, T] bool: the positions at which reference logits are wanted."""
-
-
-@dataclass
-class Recalled:
-    """A reference whose last hidden states are kept."""
-
-    reference: Reference
-    scope: str
-    checked: bool = field(default=False)
 
 
 class Reuse:
@@ -90,46 +75,39 @@ class Reuse:
         positions: Positions | None = None,
         references: Mapping[str, Reference] | None = None,
     ) -> None:
-        self.model, self.store, self.drawn, self.positions = model, store, drawn, positions
+        self.model, self.store, self.drawn = model, store, drawn
         self.why: str | None = None
-        """Why hidden states at the line are not looked up, once that is known."""
+        """Why no activations are looked up, once that is known."""
         self.hits = self.misses = 0
-        self._checked = False
-        self._line: Line | None = None
-        self._recalled: dict[str, Recalled] = {}
-        self._setting = f"{next(model.parameters()).device.type} {mode}"
+        self.kind: Prefix | Seam | None = None
+        """What a forward pass looks up."""
+        self.recalled: dict[str, Recall] = {}
+        """The references whose logits are made from what is kept."""
+        self._checked: set[str] = set()
+        setting = f"{next(model.parameters()).device.type} {mode}"
+        self._rows = Rows(store, getattr(model, "config", None), drawn)
         try:
-            self._line = _usable(model)
+            _allowed(model)
+            self.kind = _kind(model, setting)
         except (NoReuse, ModelError) as error:
             self._give_up(str(error))
-        if self._line is not None:
-            below = tensors(self._line.weights())
-            self._scope = digest(code(model), below, f"{self._setting} {self._line.index}")
         for name, reference in (references or {}).items():
-            self._recall(name, reference)
+            assert positions is not None
+            try:
+                _allowed(model)
+                self.recalled[name] = Recall(reference, model, setting, positions)
+            except (NoReuse, ModelError) as error:
+                log.info("the reference '%s' runs in every step: %s", name, error)
 
     def _give_up(self, why: str) -> None:
-        self.why = why
-        log.info("hidden states are computed in every step: %s", why)
-
-    def _recall(self, name: str, reference: Reference) -> None:
-        try:
-            blocks_of(self.model)
-            _whole(self.model)
-        except (NoReuse, ModelError) as error:
-            log.info("the reference '%s' runs in every step: %s", name, error)
-            return
-        known = reference.weights
-        every = ((n, known.get(n, p)) for n, p in self.model.named_parameters())
-        named = (*every, *self.model.named_buffers())
-        scope = digest(code(self.model), tensors(named), f"{self._setting} head")
-        self._recalled[name] = Recalled(reference, scope)
+        self.why, self.kind = why, None
+        log.info("every step computes all activations: %s", why)
 
     def close(self) -> None:
         """Write what is not on disk yet."""
         self.store.flush()
 
-    # Hidden states at the line
+    # Activations
 
     @contextmanager
     def around(
@@ -139,7 +117,7 @@ class Reuse:
         tags: Mapping[str, Any] | None = None,
         packed: bool = False,
     ) -> Iterator[dict[str, Any]]:
-        """Within, a forward pass over the inputs that are yielded looks up or keeps the states.
+        """Within, a forward pass over the inputs that are yielded looks up or keeps activations.
 
         Args:
             batch: a padded batch, with or without labels.
@@ -147,147 +125,122 @@ class Reuse:
             tags: what :data:`holdfast.plan.TAGS` names, where the feed gave it.
             packed: the forward pass will read the rows behind each other.
         """
-        inputs = {k: v for k, v in batch.items() if k not in TAGS}
-        keys = self._keys(inputs, tags or batch)
-        if keys is None:
-            yield inputs
-            return
-        rows = self._rows(keys, self._draws(tags or batch))
-        if rows is None:
+        inputs = dict(batch)
+        rows, names = self._find(inputs, tags or batch)
+        if rows is not None and self._agrees(inputs, rows, call or self.model):
+            self.hits += 1
+            with self._given(rows, inputs, packed):
+                yield without_pixels(inputs) if isinstance(self.kind, Prefix) else inputs
+        elif names is not None and self.kind is not None and not packed:
             self.misses += 1
-            with self._keeping(keys, inputs) if not packed else nullcontext():
+            with self._keeping(names, inputs):
                 yield inputs
-            return
-        device, length = inputs["input_ids"].device, inputs["input_ids"].shape[1]
-        starts = [start for start, _ in spans(inputs)]
-        states = pad(rows, length, starts).to(device)
-        if not self._checked:
-            self._compare(inputs, states, call or self.model)
-        if self.why is not None:
-            yield inputs
-            return
-        self.hits += 1
-        assert self._line is not None
-        given = torch.cat(rows).unsqueeze(0).to(device) if packed else states
-        with passing(self._line, given):
-            yield without_pixels(inputs)
-
-    def _keys(self, inputs: Mapping[str, Any], tags: Mapping[str, Any]) -> list[str] | None:
-        if self.why is not None or self._line is None:
-            return None
-        if self._line.index == 0 and inputs.get("pixel_values") is None:
-            return None
-        draws = self._draws(tags)
-        if draws is not None and self.drawn is not None:
-            keys: list[str] | str = self.drawn.keys(draws)
         else:
-            keys = row_keys(inputs, self.model.config)
-        if isinstance(keys, str):
-            self._give_up(keys)
-            return None
-        return [digest(self._scope, key) for key in keys]
+            yield inputs
 
-    def _draws(self, tags: Mapping[str, Any]) -> list[Any] | None:
-        if self.drawn is None or any(tag not in tags for tag in TAGS):
-            return None
-        return self.drawn.draws(tags)
+    def _find(
+        self, inputs: Mapping[str, Any], tags: Mapping[str, Any]
+    ) -> tuple[list[Tensor] | None, Names | None]:
+        """The values of the rows, if all are known, and the rows' names, if they have any."""
+        if self.kind is None or not self.kind.saves(inputs):
+            return None, None
+        try:
+            names = self._rows.names(inputs, tags)
+            if isinstance(names, str):
+                raise NoReuse(names)
+            return self._rows.get(self.kind, names, inputs), names
+        except NoReuse as error:
+            self._give_up(str(error))
+            return None, None
 
-    def _rows(self, keys: Sequence[str], draws: Sequence[Any] | None) -> list[Tensor] | None:
-        """The values of ``keys``, those that were lost computed anew; None if one is unknown."""
-        rows = [self.store.get(k) for k in keys]
-        if draws is not None and self.drawn is not None:
-            for group in sorted(
-                {self.drawn.group_of(d) for d, r in zip(draws, rows, strict=True) if r is None}
-            ):
-                self._fill_group(group)
-            rows = [self.store.get(k) for k in keys]
-        found = [row for row in rows if row is not None]
-        return found if len(found) == len(rows) else None
+    def _given(
+        self, rows: list[Tensor], inputs: Mapping[str, Any], packed: bool
+    ) -> AbstractContextManager[None]:
+        assert self.kind is not None
+        return self.kind.passing(rows, inputs, packed)
 
     @contextmanager
-    def _keeping(self, keys: Sequence[str], inputs: Mapping[str, Any]) -> Iterator[None]:
-        assert self._line is not None
-        seen: list[Tensor] = []
-        with watching(self._line, lambda hidden: seen.append(hidden.detach())):
+    def _keeping(self, names: Names, inputs: Mapping[str, Any]) -> Iterator[None]:
+        assert self.kind is not None
+        crossed: list[Any] = []
+        with self.kind.watching(crossed.append):
             yield
-        if seen:
-            self._keep(keys, seen[0], inputs)
+        try:
+            if crossed:
+                self._rows.put(self.kind, names, inputs, self.kind.cut(crossed, inputs))
+        except NoReuse as error:
+            self._give_up(str(error))
 
-    def _keep(self, keys: Sequence[str], hidden: Tensor, inputs: Mapping[str, Any]) -> None:
-        """Keep each row of ``hidden`` [B, T, D] without its padding."""
-        for key, row, (start, stop) in zip(keys, hidden.cpu(), spans(inputs), strict=True):
-            self.store.put(key, row[start:stop])
+    def _agrees(
+        self, inputs: Mapping[str, Any], rows: list[Tensor], call: Callable[..., Any]
+    ) -> bool:
+        """Whether looking up gives what a plain pass gives; asked once."""
+        if "activations" not in self._checked:
+            self._checked.add("activations")
+            try:
+                self._compare(inputs, rows, call)
+            except NoReuse as error:
+                self._give_up(str(error))
+        return self.kind is not None
 
     @torch.no_grad()
-    def _compare(self, inputs: Mapping[str, Any], states: Tensor, call: Callable[..., Any]) -> None:
-        """Compare a pass that looks up with a plain one, at the later half of every row."""
-        self._checked = True
-        assert self._line is not None
-        ids = inputs["input_ids"]
-        at = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
+    def _compare(
+        self, inputs: Mapping[str, Any], rows: list[Tensor], call: Callable[..., Any]
+    ) -> None:
+        """Compare the logits at the later half of every row. Raises :class:`NoReuse`."""
+        assert self.kind is not None
+        at = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         for row, (start, stop) in enumerate(spans(inputs)):
             at[row, (start + stop) // 2 : stop] = True
-        features = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache")}
+        features = model_inputs(inputs)
         with _evaluating(self.model):
-            with noting_returns(self._line):
+            with self.kind.learning(features):
                 plain = logits_at(self.model, self.model, features, at, call)
-            with passing(self._line, states):
-                quick = logits_at(self.model, self.model, without_pixels(features), at, call)
+            with self._given(rows, inputs, False):
+                less = without_pixels(features) if isinstance(self.kind, Prefix) else features
+                quick = logits_at(self.model, self.model, less, at, call)
         off = _off(plain, quick)
         if off is not None:
-            self._give_up(f"looking up the states below block {self._line.index} {off}")
+            raise NoReuse(f"looking them up {off}")
 
     # A reference's logits
 
     def reference_logits(
-        self,
-        name: str,
-        inputs: Mapping[str, Any],
-        positions: Tensor,
-        tags: Mapping[str, Any],
+        self, name: str, inputs: Mapping[str, Any], tags: Mapping[str, Any], positions: Tensor
     ) -> Tensor | None:
-        """[N, V] of reference ``name`` at ``positions`` [B, T] of a padded batch.
+        """[N, V] of reference ``name`` at ``positions`` [B, T]; None if they must be computed.
 
-        None if it has to be computed.
+        Args:
+            inputs: the model's inputs of a padded batch.
+            tags: the whole batch, with labels and what :data:`holdfast.plan.TAGS` names.
         """
-        kept = self._recalled.get(name)
-        if kept is None:
+        recall = self.recalled.get(name)
+        if recall is None:
             return None
-        draws = self._draws(tags)
-        if draws is not None and self.drawn is not None:
-            each: list[str] | str = self.drawn.keys(draws)
-        else:
-            each = row_keys(inputs, self.model.config)
-        if isinstance(each, str):
-            del self._recalled[name]
+        names = self._rows.names(inputs, tags)
+        if isinstance(names, str):
+            self._forget(name, names)
             return None
-        keys = _at(kept.scope, each, positions, inputs)
-        rows = self._rows(keys, draws)
+        rows = self._rows.get(recall, names, tags)
         if rows is None:
-            states = last_states(kept.reference, self.model, inputs, positions)
-            self._keep_parts(keys, states, positions)
-        else:
-            states = torch.cat(rows).to(positions.device)
-        line = Line(self.model, blocks_of(self.model), 0, ())
-        if not kept.checked:
-            with noting_returns(line):
-                plain = kept.reference.logits(self.model, inputs, positions)
-            logits = logits_of(kept.reference, line, states)
-            kept.checked = True
-            off = _off(plain, logits)
-            if off is not None:
-                log.info("the reference '%s' runs in every step: looking it up %s", name, off)
-                del self._recalled[name]
-                return None
-            self._returns = line.returns
-            return logits
-        line.returns.update(self._returns)
-        return logits_of(kept.reference, line, states)
+            rows = recall.compute(tags)
+            self._rows.put(recall, names, tags, rows)
+        states = torch.cat([row.to(positions.device) for row in rows])
+        if name in self._checked:
+            return recall.logits(states)
+        self._checked.add(name)
+        with recall.learning(inputs):
+            plain = recall.reference.logits(self.model, inputs, positions)
+        logits = recall.logits(states)
+        off = _off(plain, logits)
+        if off is not None:
+            self._forget(name, f"looking it up {off}")
+            return None
+        return logits
 
-    def _keep_parts(self, keys: Sequence[str], states: Tensor, positions: Tensor) -> None:
-        counts = positions.sum(1).tolist()
-        for key, part in zip(keys, torch.split(states.cpu(), counts), strict=True):
-            self.store.put(key, part)
+    def _forget(self, name: str, why: str) -> None:
+        log.info("the reference '%s' runs in every step: %s", name, why)
+        del self.recalled[name]
 
     # Computing ahead
 
@@ -299,50 +252,39 @@ class Reuse:
                 another one has not written when it is needed is computed again.
         """
         assert self.drawn is not None
-        if self._line is not None and self._line.index == 0 and not self.drawn.sees():
-            self._give_up("nothing lies below the line but the embeddings")
-        if self._line is not None and self._bytes() > self.store.room:
+        if self.kind is not None and self.kind.needs_images and not self.drawn.sees():
+            self._give_up("nothing lies below what trains but the embeddings")
+        wanted = self._bytes()
+        if isinstance(self.kind, Prefix) and wanted > self.store.room:
             self._give_up(
-                f"they would take {self._bytes() / 2**30:.1f} GiB and there is room for "
+                f"they would take {wanted / 2**30:.1f} GiB and there is room for "
                 f"{self.store.room / 2**30:.1f} (train.cache_gib)"
             )
-        for group in range(rank, len(self.drawn.groups), world):
-            self._fill_group(group)
+        try:
+            for group in range(rank, len(self.drawn.groups), world):
+                for kind in (self.kind, *self.recalled.values()):
+                    if kind is not None:
+                        self._rows.fill(kind, group)
+        except NoReuse as error:
+            self._give_up(str(error))
         self.store.flush()
 
     def _bytes(self) -> int:
         """What the hidden states of all drawn examples take."""
         assert self.drawn is not None
-        embed = self.model.get_input_embeddings().weight  # type: ignore[operator]
-        return int(self.drawn.tokens * embed.shape[1] * embed.element_size())
-
-    def _fill_group(self, group: int) -> None:
-        assert self.drawn is not None
-        each = list(self.drawn.group_keys(group).values())
-        batch: dict[str, Any] | None = None
-        if self.why is None and self._line is not None:
-            keys = [digest(self._scope, key) for key in each]
-            if any(key not in self.store for key in keys):
-                batch = self.drawn.batch(group)
-                inputs = {k: v for k, v in batch.items() if k not in ("labels", *TAGS)}
-                self._keep(keys, states_at(self._line, inputs, self.model), inputs)
-        for kept in self._recalled.values():
-            assert self.positions is not None
-            batch = batch or self.drawn.batch(group)
-            positions = self.positions(batch)
-            inputs = {k: v for k, v in batch.items() if k not in ("labels", *TAGS)}
-            keys = _at(kept.scope, each, positions, inputs)
-            if any(key not in self.store for key in keys):
-                states = last_states(kept.reference, self.model, inputs, positions)
-                self._keep_parts(keys, states, positions)
+        embed: Any = self.model.get_input_embeddings()  # type: ignore[operator]
+        return int(self.drawn.tokens * embed.weight.shape[1] * embed.weight.element_size())
 
 
-def _at(scope: str, each: Sequence[str], positions: Tensor, inputs: Mapping[str, Any]) -> list[str]:
-    """Keys of what a reference said at some positions of each row."""
-    rows = zip(each, positions.cpu(), spans(inputs), strict=True)
-    return [
-        digest(scope, key, row[start:stop].numpy().tobytes()) for key, row, (start, stop) in rows
-    ]
+def _kind(model: nn.Module, setting: str) -> Prefix | Seam:
+    """The hidden states at the line, or where the embeddings train, the images' features."""
+    try:
+        return Prefix(model, setting)
+    except NoReuse as error:
+        try:
+            return Seam(model, setting)
+        except NoReuse as other:
+            raise NoReuse(f"{error}; {other}") from None
 
 
 def _off(plain: Tensor, quick: Tensor) -> str | None:
@@ -359,19 +301,9 @@ def _off(plain: Tensor, quick: Tensor) -> str | None:
     )
 
 
-def _usable(model: nn.Module) -> Line:
-    line = find_line(model)
-    reason = changing(line.below())
-    if reason is not None:
-        raise NoReuse(f"dropout or the like is active below the first block that trains: {reason}")
-    _whole(model)
-    return line
-
-
-def _whole(model: nn.Module) -> None:
-    kinds = ("DTensor", "FlatParameter")
-    if any(hasattr(p, "ds_id") or type(p).__name__ in kinds for p in model.parameters()):
-        raise NoReuse("the weights are sharded over processes")
+def _allowed(model: nn.Module) -> None:
+    if any(spread(p) or type(p).__name__ == "FlatParameter" for p in model.parameters()):
+        raise NoReuse("the weights are spread over processes")
     config: Any = getattr(model, "config", None)
     for each in (config, getattr(config, "text_config", None)):
         if getattr(each, "output_router_logits", False):

@@ -18,13 +18,13 @@ _PER_TOKEN = (
     "token_type_ids",
     "mm_token_type_ids",
 )
-_PER_IMAGE = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask")
+IMAGES: tuple[str, ...] = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask")
 _IGNORED = ("use_cache", "return_dict", "logits_to_keep", *LABELS)
 
 
 def unreadable(batch: Mapping[str, Any]) -> str | None:
     """Why the rows of ``batch`` cannot be told apart, or None."""
-    odd = [k for k in batch if k not in (*_PER_TOKEN, *_PER_IMAGE, *_IGNORED)]
+    odd = [k for k in batch if k not in (*_PER_TOKEN, *IMAGES, *_IGNORED)]
     if odd:
         return f"the batch has {odd[0]}, of which it is not known what belongs to which row"
     ids = batch.get("input_ids")
@@ -82,7 +82,7 @@ def _images(batch: Mapping[str, Any], config: Any) -> list[list[str]] | str:
     each = _each_image(batch)
     if isinstance(each, str):
         return each
-    owners = _owners(batch, config, len(each))
+    owners = image_owners(batch, config)
     if owners is None:
         return "it cannot be told which image belongs to which row"
     rows: list[list[str]] = [[] for _ in ids]
@@ -122,8 +122,10 @@ def _trimmed(image: Tensor) -> Tensor:
     return image
 
 
-def _owners(batch: Mapping[str, Any], config: Any, count: int) -> Sequence[int] | None:
+def image_owners(batch: Mapping[str, Any], config: Any) -> Sequence[int] | None:
     """The row of each image in order, or None where it cannot be told for certain."""
+    grid = batch.get("image_grid_thw")
+    count = len(batch["pixel_values"] if grid is None else grid)
     ids = batch["input_ids"].cpu()
     marks = [getattr(config, n, None) for n in ("image_token_id", "image_token_index")]
     mark = next((m for m in marks if m is not None), None)
