@@ -81,6 +81,8 @@ class Run:
         for torn in self.path.rglob(".*.part"):
             with suppress(OSError):
                 torn.unlink()
+        for done in self.path.glob("stages/*/done.json"):
+            shutil.rmtree(done.with_name("checkpoints"), ignore_errors=True)
         if self.taken_over:
             for name in ("examples", "stages"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
