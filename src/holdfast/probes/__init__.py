@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.probes._contexts import Contexts, answered, contexts, replied
     from holdfast.probes._divergence import divergence
+    from holdfast.probes._image import image_reliance
     from holdfast.probes._layers import layers
-    from holdfast.probes._offset import ClassOffset, SubtractOffset, class_offset, debiased
+    from holdfast.probes._offset import (
+        ClassOffset,
+        SubtractOffset,
+        class_offset,
+        debiased,
+        offset_of,
+    )
     from holdfast.probes._reading import Reading, read
     from holdfast.probes._registry import PROBES, Probe, probe
     from holdfast.probes._rows import ProbeResult, ProbeRow, frame
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
         number_tokens,
         token_class,
     )
+    from holdfast.probes._weights import weights
 
 _HOMES = {
     "ClassOffset": "_offset",
@@ -44,13 +52,16 @@ _HOMES = {
     "debiased": "_offset",
     "divergence": "_divergence",
     "frame": "_rows",
+    "image_reliance": "_image",
     "layers": "_layers",
     "number_tokens": "_token_class",
     "probe": "_registry",
+    "offset_of": "_offset",
     "read": "_reading",
     "replied": "_contexts",
     "token_bias": "_token_bias",
     "token_class": "_token_class",
+    "weights": "_weights",
 }
 
 __all__ = [
@@ -71,13 +82,16 @@ __all__ = [
     "debiased",
     "divergence",
     "frame",
+    "image_reliance",
     "layers",
     "number_tokens",
     "probe",
+    "offset_of",
     "read",
     "replied",
     "token_bias",
     "token_class",
+    "weights",
 ]
 
 

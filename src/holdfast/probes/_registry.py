@@ -46,6 +46,8 @@ PROBES: Registry[Probe] = Registry(
     "holdfast.probes._token_bias",
     "holdfast.probes._divergence",
     "holdfast.probes._layers",
+    "holdfast.probes._weights",
+    "holdfast.probes._image",
 )
 """Every probe by name: ours, and third parties' (entry-point group ``holdfast.probes``)."""
 
