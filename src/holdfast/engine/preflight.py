@@ -12,6 +12,7 @@ from holdfast.config import RunConfig, Train
 from holdfast.data import DataSet, Encoder, Survey, survey
 from holdfast.data.counting import EncodedSet
 from holdfast.engine.feeding import Schedule, Sources, schedule
+from holdfast.engine.fitting import check_questions, check_tokens
 from holdfast.engine.scoring import load_tasks
 from holdfast.engine.skills import Skill, open_skills
 from holdfast.errors import ConfigError, UsageError
@@ -53,6 +54,27 @@ class Preflight:
     def steps(self) -> list[int]:
         return [len(planned.steps) for planned in self.schedules]
 
+    def stage_facts(self) -> list[dict[str, Any]]:
+        """What each stage will read, as JSON values."""
+        return [
+            {
+                "name": skill.label,
+                "format": skill.format,
+                "records": len(skill.records),
+                "held_back": skill.held_back,
+                "supervised_tokens": counted.supervised,
+                "images": counted.images,
+                "sources": {name: len(data) for name, data in skill.sources.items()},
+                "steps": len(planned.steps),
+                "passes": planned.passes * planned.world,
+                "padding": planned.padding,
+                "test_examples": len(skill.task.examples),
+            }
+            for skill, counted, planned in zip(
+                self.skills, self.surveys, self.schedules, strict=True
+            )
+        ]
+
     def facts(self) -> dict[str, Any]:
         """The dry run as JSON values."""
         from holdfast.engine.cost import estimate
@@ -62,24 +84,7 @@ class Preflight:
             "base": self.base.name,
             "plan": self.plan.name,
             "learning_rate": self.train.learning_rate,
-            "stages": [
-                {
-                    "name": skill.label,
-                    "format": skill.format,
-                    "records": len(skill.records),
-                    "held_back": skill.held_back,
-                    "supervised_tokens": counted.supervised,
-                    "images": counted.images,
-                    "sources": {name: len(data) for name, data in skill.sources.items()},
-                    "steps": len(planned.steps),
-                    "passes": planned.passes * planned.world,
-                    "padding": planned.padding,
-                    "test_examples": len(skill.task.examples),
-                }
-                for skill, counted, planned in zip(
-                    self.skills, self.surveys, self.schedules, strict=True
-                )
-            ],
+            "stages": self.stage_facts(),
             "held_out": {t.name: len(t.examples) for t in self.held_out},
             "total_parameters": self.found.count,
             **estimate(self),
@@ -145,6 +150,10 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
                 packed=train.packing == "on",
             )
         )
+    for skill, counted in zip(skills, surveys, strict=True):
+        check_tokens(shape, encoder, counted.encoded, skill.label)
+    asked = [*(skill.task for skill in skills), *held_out]
+    check_questions(shape, Encoder(processor), asked, progress)
     return Preflight(
         config, plan, source, base, base_folder, processor, skills, surveys, held_out, found,
         selection, train, sources, schedules,

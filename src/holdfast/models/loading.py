@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 Processor: TypeAlias = Any
 """A transformers processor (multimodal) or tokenizer (text)."""
 
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
+"""Files one of which a tokenizer is read from."""
+
 
 @dataclass
 class Loaded:
@@ -158,6 +170,13 @@ def load_processor(folder: Path) -> Processor:
     """
     from transformers import AutoProcessor
 
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        here = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        raise ModelError(
+            f"{folder} has no tokenizer, so that text cannot be given to its model: none of "
+            f"{', '.join(TOKENIZERS)} is there (but {here}). Copy the tokenizer's files there "
+            "from where the model comes from, or write them with tokenizer.save_pretrained."
+        )
     with _quiet():
         try:
             return AutoProcessor.from_pretrained(folder, trust_remote_code=trusted().remote_code)

@@ -94,16 +94,29 @@ def fetch(source: Source) -> Path:
             source.name, allow_patterns=wanted, local_files_only=offline() is not None
         )
     except Exception as error:  # the hub client raises a dozen unrelated types
-        first = (redacted(str(error)).splitlines() or [""])[0][:160]
-        way = f"Unset {offline()}" if offline() else "Check the name and the connection"
-        raise ModelError(
-            f"'{source.name}' is not on this machine and could not be downloaded "
-            f"({type(error).__name__}: {first}). {way}, or give a folder."
-        ) from None
+        raise ModelError(_unavailable(source.name, error)) from None
     folder = Path(place)
     if not has_weights(folder):
         raise _no_weights(folder)
     return folder
+
+
+def _unavailable(name: str, error: Exception) -> str:
+    """Why a hub id has no files here, as a sentence."""
+    here = f"there is no folder '{name}', and no model of that name is on this machine"
+    if variable := offline():
+        return (
+            f"{here}. It was not looked for on the hub, because {variable} is set: check the name, "
+            f"give a folder, or unset {variable}."
+        )
+    known = {
+        "RepositoryNotFoundError": "The hub has none either, or it is private: check the name.",
+        "GatedRepoError": "The hub gives it only to those who asked for it on the model's page.",
+        "LocalEntryNotFoundError": "The hub could not be reached: check the connection.",
+    }
+    first = (redacted(str(error)).splitlines() or [""])[0][:160]
+    other = f"It could not be downloaded ({type(error).__name__}: {first})."
+    return f"{here}. {known.get(type(error).__name__, other)} A folder can be given instead."
 
 
 def has_weights(folder: Path) -> bool:
