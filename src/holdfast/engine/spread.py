@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
@@ -36,6 +37,12 @@ class SpreadTrainer(PlanMixin, Trainer):  # type: ignore[misc]
                 state.fsdp_plugin.set_mixed_precision(state.mixed_precision)
             state.distributed_type = DistributedType.FSDP
             self.is_fsdp_enabled = True
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = units(self.model)
+        return super().train(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What trains, whole; all processes gather it and the first writes it."""
@@ -97,6 +104,15 @@ class SpreadTrainer(PlanMixin, Trainer):  # type: ignore[misc]
         optimizer.load_state_dict(scattered_state(optimizer, state))
         schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
         self.lr_scheduler.load_state_dict(schedule)
+
+
+def units(model: nn.Module) -> list[str]:
+    """Classes of the modules that FSDP gathers one at a time: the model's blocks.
+
+    Of those that the model names as its own; accelerate gives up at one that is not in it.
+    """
+    present = {type(module).__name__ for module in model.modules()}
+    return sorted(present & set(getattr(model, "_no_split_modules", None) or ()))
 
 
 def devices(device: torch.device) -> dict[str, Any]:
