@@ -1,56 +1,49 @@
 """What a run will cost, before it starts: weights that move, FLOPs, memory, time.
 
-Time and memory are measured, not guessed, where the model is small enough: a few steps and a
-few questions with random weights of the same shape. For a larger model they come from the
-counted FLOPs and the speed of a matrix product on this machine, and say so.
+Time and memory are measured, not guessed, where the model is small enough: in a short trial
+(:mod:`holdfast.engine.trial`). For a larger model they come from the counted FLOPs and the
+speed of a matrix product on this machine, and say so.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from holdfast.anatomy import load_meta
 from holdfast.anatomy.cost import default_load
 from holdfast.anatomy.flow import flops
-from holdfast.data import collate
+from holdfast.engine import memory
 from holdfast.engine.bound import Bound, bind
-from holdfast.engine.forward import logits_at
-from holdfast.engine.stage import train_stage
-from holdfast.models.loading import auto_class, load_config, pick_device
-from holdfast.pieces.positions import answer
-from holdfast.tasks import evaluate
+from holdfast.engine.trial import Trial, try_out
+from holdfast.models.loading import load_config, pick_device
 
 if TYPE_CHECKING:
     from holdfast.engine.preflight import Preflight
 
 SMALL = 60_000_000
-"""Parameters up to which a trial with random weights is cheap."""
-TRIAL_STEPS, TRIAL_QUESTIONS = 4, 8
+"""Parameters up to which a trial is cheap."""
 
 
 def estimate(checked: Preflight) -> dict[str, Any]:
     """Trained weights, FLOPs ratio, bytes and seconds of a run."""
     meta = load_meta(str(checked.folder))
     bound = bind(checked.plan, meta)
-    trial = checked.found.count <= SMALL
-    seconds, asking, activations = (_try if trial else _reckon)(checked, bound)
+    device = pick_device(None)
+    small = checked.found.count <= SMALL
+    found = try_out(checked) if small else _reckon(checked, bound)
     questions = sum(len(t.examples) for t in _tasks(checked)) * (len(checked.skills) + 1)
     return {
         "trained_parameters": bound.count,
         "flops_ratio": flops_ratio(checked, bound),
-        "memory_bytes": _states(bound, checked) + activations,
-        "seconds": seconds + asking,
-        "seconds_asking": asking,
+        "memory_bytes": found.peak,
+        "memory_of": memory.MEANING[device.type],
+        "seconds": found.training + found.asking,
+        "seconds_asking": found.asking,
         "questions": questions,
-        "estimated_by": "a trial with random weights" if trial else "counted FLOPs",
+        "estimated_by": "a trial" if small else "counted FLOPs",
     }
 
 
@@ -79,70 +72,7 @@ def _states(bound: Bound, checked: Preflight) -> int:
     return 16 * bound.count + (4 if fp32 else 2) * frozen + references
 
 
-def _try(checked: Preflight, bound: Bound) -> tuple[float, float, int]:
-    """Seconds of training and of asking, and bytes of activations, from a short trial."""
-    config = load_config(checked.folder)
-    model: nn.Module = auto_class(config).from_config(config).float().to(pick_device(None)).eval()
-    rows = checked.surveys[0].encoded
-    stamps: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        train_stage(
-            checked.plan,
-            model,
-            rows,
-            lambda items: collate(items, pad_id=_pad(checked)),
-            checked.train.model_copy(update={"steps": TRIAL_STEPS, "save_every": 10**6}),
-            folder=Path(folder),
-            seed=0,
-            base_weights={},
-            advance=lambda done, total: stamps.append(time.perf_counter()),
-            note=lambda row: None,
-            sources=checked.sources[0],
-        )
-    per_step = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
-    model = auto_class(config).from_config(config).float().to(pick_device(None)).eval()
-    asking = sum(_asking(model, checked.processor, t) for t in _tasks(checked))
-    return (
-        per_step * sum(checked.steps()),
-        asking * (len(checked.skills) + 1),
-        _activations(checked, model, rows),
-    )
-
-
-def _asking(model: nn.Module, processor: Any, task: Any) -> float:
-    few = replace(task, examples=task.examples[:TRIAL_QUESTIONS])
-    began = time.perf_counter()
-    evaluate(model, processor, [few])
-    return (time.perf_counter() - began) * len(task.examples) / len(few.examples)
-
-
-def _activations(checked: Preflight, model: nn.Module, rows: Sequence[Any]) -> int:
-    """Bytes that autograd keeps of one micro-batch, weights not counted."""
-    bound = bind(checked.plan, model)
-    own = {p.untyped_storage().data_ptr() for p in bound.model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    size = checked.train.micro_batch_size or checked.train.batch_size
-    batch = collate([rows[i % len(rows)] for i in range(size)], pad_id=_pad(checked))
-    features = {k: v.to(next(model.parameters()).device) for k, v in batch.items() if k != "labels"}
-    bound.model.train()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        logits = logits_at(bound.model, bound.model, features, answer(batch))
-    del logits
-    return sum(kept.values())
-
-
-def _pad(checked: Preflight) -> int:
-    return int(checked.surveys[0].encoded.encoder.pad_id)
-
-
-def _reckon(checked: Preflight, bound: Bound) -> tuple[float, float, int]:
+def _reckon(checked: Preflight, bound: Bound) -> Trial:
     """The same from counted FLOPs and the speed of a matrix product."""
     rate = _speed()
     active = 2.0 * sum(p.count for p in checked.found.parts if p.unit != "embed")
@@ -156,10 +86,13 @@ def _reckon(checked: Preflight, bound: Bound) -> tuple[float, float, int]:
     inner = getattr(config, "text_config", config)
     width, depth = int(inner.hidden_size), int(inner.num_hidden_layers)
     per_token = 2 * width * depth * (34 if not checked.train.gradient_checkpointing else 2)
-    return (
+    activations = int(per_token * size * max(s.longest for s in checked.surveys))
+    device = pick_device(None)
+    already = memory.peak(device) if device.type == "cpu" else 0
+    return Trial(
         training,
         active * asked * (len(checked.skills) + 1) / rate,
-        int(per_token * size * max(s.longest for s in checked.surveys)),
+        already + _states(bound, checked) + activations,
     )
 
 

@@ -57,10 +57,22 @@ def write_report(run: Run) -> tuple[Path, Summary, RecipeRow]:
         "learning rate": provenance.get("learning_rate"),
         "seed": run.config.seed,
         "base": f"{provenance.get('base')} ({str(provenance.get('base_hash'))[:12]})",
+        **_took(provenance.get("measured")),
         "repeat with": f"holdfast tune --config {run.path / 'run.yaml'}",
     }
     page = write_run_report(run.path, summary, recipe=row.recipe, facts=facts, row=row)
     return page, summary, row
+
+
+def _took(measured: Mapping[str, Any] | None) -> dict[str, str]:
+    """Time and memory, in the terms of the dry run, so that the two can be compared."""
+    if not measured:
+        return {}
+    asking = duration(measured["seconds_asking"])
+    return {
+        "time": f"{duration(measured['seconds'])}, of which {asking} for asking",
+        "peak memory": f"{_bytes(measured['peak_memory_bytes'])} ({measured['peak_memory_of']})",
+    }
 
 
 def score_rows(results: Sequence[TaskResult]) -> list[dict[str, Any]]:
@@ -141,7 +153,7 @@ def dry_run(facts: Mapping[str, Any]) -> RenderableType:
         f"plan           {facts['plan']} at learning rate {facts['learning_rate']:g}",
         f"trains         {selected:,} of {total:,} weights ({100 * selected / total:.2f}%)",
         f"FLOPs          {100 * facts['flops_ratio']:.1f}% of full tuning's",
-        f"memory         about {_bytes(facts['memory_bytes'])}",
+        f"peak memory    about {_bytes(facts['memory_bytes'])} ({facts['memory_of']})",
         f"time           about {duration(facts['seconds'])} on this machine, of which "
         f"{duration(facts['seconds_asking'])} for asking {facts['questions']:,} questions",
         "held out       " + (", ".join(facts["held_out"]) or "nothing: forgetting is not measured"),
