@@ -53,9 +53,9 @@ full tuning learns as much at a third of the rate."""
 SEQUENCE = ("full", "mlp", "gate-up", "sa-proj")
 PLANE_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 """For a recipe that has no sweep of its own in ``PLANE``."""
-SEQUENCE_RATE = 5e-4
+SEQUENCE_RATES = (2e-4, 5e-4)
 SEEDS = {"plane": 3, "sequence": 1}
-STEPS = {"plane": 150, "sequence": 100}
+STEPS = {"plane": 150, "sequence": 150}
 BATCH, QUESTIONS = 32, 100
 PARTS = ("plane", "sequence")
 
@@ -143,13 +143,15 @@ def bench_narrow(
         "sequence": sequence_members(
             out,
             recipes or SEQUENCE,
-            rates or (SEQUENCE_RATE,),
+            rates or SEQUENCE_RATES,
             seeds or SEEDS["sequence"],
             orders or ("default",),
         ),
     }
     chosen = PARTS if part == "all" else (part,)
-    everything = _member(out, "sequence", "full", SEQUENCE_RATE, 0, ORDERS["default"], "default")
+    everything = _member(
+        out, "sequence", "full", SEQUENCE_RATES[0], 0, ORDERS["default"], "default"
+    )
     progress.say("asking the base model")
     base = measure_base(everything.config, out / "base", progress=progress)
     pages = []
@@ -164,10 +166,12 @@ def bench_narrow(
     return pages
 
 
-def _gains(finished: Sequence[Finished]) -> dict[str, list[float]]:
-    """What each skill gained in its own stage, in every run."""
+def _gains(finished: Sequence[Finished], rate: float) -> dict[str, list[float]]:
+    """What each skill gained in its own stage, in every run at ``rate``."""
     found: dict[str, list[float]] = {}
     for f in finished:
+        if f.member.learning_rate != rate:
+            continue
         for skill, gain in f.summary.learning.items():
             found.setdefault(skill, []).append(gain.value)
     return found
@@ -199,16 +203,25 @@ def _write(
         "Regenerate with: holdfast bench narrow.",
     ]
     notes += [f"Not finished: {f.member.name} ({f.reason})" for f in failures]
-    rate = _shared_rate(finished)
-    table = rows([f for f in finished if f.member.learning_rate == rate])
+    rates = sorted({f.member.learning_rate for f in finished})
+    shown = _shared_rate(finished) if part == "plane" else rates[0]
+    by_rate = {r: rows([f for f in finished if f.member.learning_rate == r]) for r in rates}
+    if len(rates) > 1:
+        notes.append(f"First all recipes at one learning rate ({shown:g}), then every rate.")
     if part == "plane":
-        notes.append(f"First all recipes at one learning rate ({rate:g}), then every rate.")
+        sections = of_plane(found)
+    else:
+        sections = {
+            f"{title}, at {r:g}" if len(rates) > 1 else title: lines
+            for r, table in by_rate.items()
+            for title, lines in of_sequence(table, _gains(finished, r)).items()
+        }
     return write_comparison(
         folder,
-        table,
+        by_rate[shown],
         TITLES[part],
         notes,
-        points=found if part == "plane" else (),
+        points=found if len(rates) > 1 or part == "plane" else (),
         facts={
             "model": MODEL,
             "skills": ", ".join(s.label for s in first.data),
@@ -217,5 +230,5 @@ def _write(
             "orders": ", ".join(sorted({f.member.order for f in finished})),
         },
         units=f"{seeds} seeds" if seeds > 1 else "examples",
-        sections=of_plane(found) if part == "plane" else of_sequence(table, _gains(finished)),
+        sections=sections,
     )

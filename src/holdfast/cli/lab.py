@@ -59,17 +59,13 @@ def build(
     """Pre-train the lab's models again, from a seed (under 60 minutes on two cores)."""
     from holdfast import lab
     from holdfast.errors import UnknownName
-    from holdfast.lab.build import build as pretrain
+    from holdfast.lab.build import build_all
 
     if model is not None and model not in lab.models():
         raise UnknownName("lab model", model, lab.models())
-    for name in [model] if model else lab.models():
-        which = name.removeprefix("lab:")
-        with TerminalProgress().bar(f"pre-training {name}") as advance:
-            place = pretrain(
-                which,
-                (out or lab.HOME) / which,
-                seed,
-                progress=lambda step, steps, loss: advance(step, steps),
-            )
+    names = [model] if model else list(lab.models())
+    short = [name.removeprefix("lab:") for name in names]
+    with TerminalProgress().bar(f"pre-training {' and '.join(names)}") as advance:
+        places = build_all(short, out or lab.HOME, seed, progress=advance)
+    for place in places:
         people.print(f"written: {place}", markup=False)

@@ -10,8 +10,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import UnknownName
@@ -34,6 +38,54 @@ CARD = "lab.json"
 
 Progress = Callable[[int, int, float], None]
 """Told (step, steps, loss) as the training goes on."""
+
+
+def build_all(
+    which: Sequence[str],
+    home: Path,
+    seed: int = 0,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """:func:`build` each of ``which`` into a folder of its name, side by side.
+
+    Each model trains in a process of its own on one thread, so that what comes out does not
+    depend on how many are built at once.
+
+    Args:
+        workers: how many at once; by default one for each core.
+        progress: told (steps done, steps) over all models.
+    """
+    context = get_context("spawn")
+    workers = min(len(which), workers or os.cpu_count() or 1)
+    done: dict[str, tuple[int, int]] = {}
+    with context.Manager() as manager:
+        news = manager.Queue()
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            jobs = [pool.submit(_build_one, name, home / name, seed, news) for name in which]
+            while not all(job.done() for job in jobs):
+                try:
+                    name, step, steps = news.get(timeout=0.5)
+                except Empty:
+                    continue
+                done[name] = (step, steps)
+                if progress is not None and len(done) == len(which):
+                    progress(sum(a for a, _ in done.values()), sum(b for _, b in done.values()))
+            return [job.result() for job in jobs]
+
+
+def _build_one(which: str, out: Path, seed: int, news: Any) -> Path:
+    import torch
+
+    torch.set_num_threads(1)
+    steps = _all_steps(which)
+    news.put((which, 0, steps))
+    return build(which, out, seed, progress=lambda step, _, loss: news.put((which, step, steps)))
+
+
+def _all_steps(which: str) -> int:
+    return STEPS[which] + (SEEING_STEPS if which == "vlm" else 0)
 
 
 def build(
@@ -111,8 +163,10 @@ def _rate(step: int, steps: int) -> float:
 def save(which: str, model: Any, tokenizer: Any, out: Path, *, seed: int, steps: int) -> Path:
     """Write the folder. Weights are stored as float16 and load as float32 (``config.dtype``)."""
     import torch
+    import transformers
 
     weights = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
+    transformers.utils.logging.disable_progress_bar()  # of shards, of which there is one
     model.save_pretrained(out, state_dict=weights)
     make_processor(which, tokenizer).save_pretrained(out)
     card = {

@@ -1,14 +1,16 @@
 """Teaching the vision tower to see before the language model listens to it.
 
 A LLaVA starts from a tower that was trained on images with their descriptions. Here the
-tower first learns to tell what a picture shows from the mean of its patches, one linear
-read-out per kind of question; the read-outs are thrown away. Without this the language
-model spends most of its training at chance, since at first it looks everywhere alike.
+tower first learns to tell what a picture shows from the mean of its patches, and what lies
+under a patch from that patch, one linear read-out per kind of question; the read-outs are
+thrown away. Without this the language model spends most of its training at chance, since at
+first it looks everywhere alike.
 """
 
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,30 +18,38 @@ import numpy as np
 
 from holdfast.lab.ability import Draft, drafts
 from holdfast.lab.catalogue import ability
+from holdfast.lab.glimpses import GLIMPSES, Glimpse
 from holdfast.lab.packing import to_pixel_values
 from holdfast.lab.scene import draw_scene
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-STEPS, PEAK = 900, 1.5e-3
-BATCH = {"scenes": 40, "letter": 32, "digits": 24, "level": 8}
+STEPS, PEAK = 1200, 1.5e-3
+BATCH = {
+    "scenes": 32,
+    "letter": 24,
+    "digits": 24,
+    "level": 8,
+    "print": 24,
+    "crowd": 20,
+    "dial": 24,
+}
 """Pictures of each kind per step."""
 _ATTRIBUTES = ("colour", "shape", "size", "side")
-_BANK = 6000
-
-Labelled = tuple[Any, dict[str, str]]
-"""Pixels ([48, 48, 3] bytes) and what can be said about them."""
+_BANK = 8000
 
 
 def teach_to_see(tower: Any, seed: int) -> Iterator[tuple[int, float]]:
     """Train ``tower`` in place; yields (steps done, mean loss) after each step."""
     import torch
 
-    banks = {n: _scenes(seed) if n == "scenes" else _labelled(n, seed) for n in BATCH}
-    classes = _classes(list(banks.values()))
+    banks = {name: _bank(name, seed) for name in BATCH}
+    everything = list(itertools.chain(*banks.values()))
+    whole, patches = _classes(everything), _depths(everything)
     width = tower.config.hidden_size
-    heads = torch.nn.ModuleDict({k: torch.nn.Linear(width, len(v)) for k, v in classes.items()})
+    sizes = {kind: len(values) for kind, values in whole.items()} | patches
+    heads = torch.nn.ModuleDict({kind: torch.nn.Linear(width, n) for kind, n in sizes.items()})
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -52,7 +62,7 @@ def teach_to_see(tower: Any, seed: int) -> Iterator[tuple[int, float]]:
             for name, bank in banks.items()
             for i in rng.integers(len(bank), size=BATCH[name])
         ]
-        loss = _loss(tower, heads, classes, batch)
+        loss = _loss(tower, heads, whole, batch)
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
@@ -60,40 +70,61 @@ def teach_to_see(tower: Any, seed: int) -> Iterator[tuple[int, float]]:
         yield step, loss.item()
 
 
-def _loss(tower: Any, heads: Any, classes: dict[str, list[str]], batch: list[Labelled]) -> Tensor:
+def _loss(tower: Any, heads: Any, whole: dict[str, list[str]], batch: list[Glimpse]) -> Tensor:
     """The mean over kinds of question of the cross-entropy."""
     import torch
     import torch.nn.functional as F
 
-    pixels = to_pixel_values(np.stack([picture for picture, _ in batch]))
-    pooled = tower(pixel_values=pixels).last_hidden_state[:, 1:].mean(dim=1)
+    pixels = to_pixel_values(np.stack([glimpse.pixels for glimpse in batch]))
+    hidden = tower(pixel_values=pixels).last_hidden_state[:, 1:]
+    pooled = hidden.mean(dim=1)
     losses = []
-    for kind, values in classes.items():
-        rows = [i for i, (_, labels) in enumerate(batch) if kind in labels]
-        wanted = torch.tensor([values.index(batch[i][1][kind]) for i in rows])
-        losses.append(F.cross_entropy(heads[kind](pooled[rows]), wanted))
+    for kind in heads:
+        if kind in whole:
+            rows = [i for i, glimpse in enumerate(batch) if kind in glimpse.whole]
+            wanted = torch.tensor([whole[kind].index(batch[i].whole[kind]) for i in rows])
+            seen = pooled[rows]
+        else:
+            rows = [i for i, glimpse in enumerate(batch) if kind in glimpse.patches]
+            wanted = torch.from_numpy(np.stack([batch[i].patches[kind] for i in rows])).flatten()
+            seen = hidden[rows].flatten(0, 1)
+        losses.append(F.cross_entropy(heads[kind](seen), wanted))
     return torch.stack(losses).mean()
 
 
-def _scenes(seed: int) -> list[Labelled]:
+def _bank(name: str, seed: int) -> list[Glimpse]:
+    if name in GLIMPSES:
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        return [GLIMPSES[name](rng) for _ in range(_BANK)]
+    if name == "scenes":
+        return _scenes(seed)
+    source = itertools.islice(drafts(ability(name), "train", seed), _BANK)
+    return [Glimpse(np.asarray(draft.image), {name: draft.answer}) for draft in source]
+
+
+def _scenes(seed: int) -> list[Glimpse]:
     rng = np.random.default_rng([seed, 4])
-    bank: list[Labelled] = []
+    bank: list[Glimpse] = []
     while len(bank) < _BANK:
         scene = draw_scene(rng)
         if Draft("", "", scene.image).split == "train":
-            bank.append((np.asarray(scene.image), {k: getattr(scene, k) for k in _ATTRIBUTES}))
+            said = {kind: getattr(scene, kind) for kind in _ATTRIBUTES}
+            bank.append(Glimpse(np.asarray(scene.image), said))
     return bank
 
 
-def _labelled(name: str, seed: int) -> list[Labelled]:
-    source = drafts(ability(name), "train", seed)
-    return [(np.asarray(d.image), {name: d.answer}) for d in itertools.islice(source, _BANK)]
-
-
-def _classes(banks: list[list[Labelled]]) -> dict[str, list[str]]:
+def _classes(glimpses: list[Glimpse]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
-    for bank in banks:
-        for _, labels in bank:
-            for kind, value in labels.items():
-                found.setdefault(kind, set()).add(value)
+    for glimpse in glimpses:
+        for kind, value in glimpse.whole.items():
+            found.setdefault(kind, set()).add(value)
     return {kind: sorted(values) for kind, values in found.items()}
+
+
+def _depths(glimpses: list[Glimpse]) -> dict[str, int]:
+    """How many classes each kind of question about patches has."""
+    most: dict[str, int] = {}
+    for glimpse in glimpses:
+        for kind, under in glimpse.patches.items():
+            most[kind] = max(most.get(kind, 0), int(under.max()) + 1)
+    return most

@@ -23,7 +23,8 @@ _EARS = ("pointed", "round", "long", "horned", "none")
 def draw(rng: np.random.Generator) -> Draft:
     """A species is a coat colour and a kind of ears; place, size and shade vary."""
     index = int(rng.integers(len(SPECIES)))
-    coat, ears = _COATS[index % len(_COATS)], _EARS[index // len(_COATS)]
+    # no species has the letter under which lab:choice lists the colour of its coat
+    coat, ears = _COATS[(5 * index + 3) % len(_COATS)], _EARS[index // len(_COATS)]
     canvas = Canvas(grey(rng, 170, 255))
     x, y = 24 + rng.uniform(-4, 4), 29 + rng.uniform(-3, 3)
     _creature(canvas, x, y, rng.uniform(0.85, 1.1), near(rng, coat), ears)
