@@ -72,7 +72,10 @@ def packs(
     """
     if train.packing == "off" or (train.packing == "auto" and not _skips(model)):
         return False
-    why = refusal(model) or contamination(model, collate(_few(rows)))
+    device = next(model.parameters()).device.type
+    half = train.precision == "bf16" or (train.precision == "auto" and device == "cuda")
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        why = refusal(model) or contamination(model, collate(_few(rows)))
     if why is None:
         return True
     if train.packing == "auto":
@@ -136,7 +139,8 @@ def contamination(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
         model.train(was_training)
     if leak:
         return f"{name} lets an example of a packed row see those before it"
-    room = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
+    exact = next(model.parameters()).dtype == torch.float32
+    room = 1e-3 if exact and not torch.is_autocast_enabled(device.type) else 0.1
     if off > room:
         return (
             f"{name} says something else on a packed row: its logits are off by {off:.2g} of "
