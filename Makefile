@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: install demo test test-slow kill check format docs lab results clean help
+.PHONY: install demo test test-slow kill fuzz check format docs lab results clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -28,6 +28,9 @@ test-slow: $(STAMP)  ## the tests that take minutes
 
 kill: $(STAMP)  ## kill a run a hundred times, and see that it ends bit for bit as one never killed
 	$(BIN)/python tests/e2e/kills.py --kills 100
+
+fuzz: $(STAMP)  ## at least 10,000 drawn cases of hostile input, anew each time (10 minutes)
+	HOLDFAST_FUZZ=9 HOLDFAST_FUZZ_CASES=10000 $(BIN)/python -m pytest tests/fuzz
 
 check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/ruff format --check src tests

@@ -10,6 +10,8 @@ import yaml
 
 LONGEST = 8 * 1024 * 1024
 """Characters. A configuration has a few hundred."""
+DEEPEST = 100
+"""Brackets inside one another. PyYAML's time grows with the square of it."""
 MOST_VALUES = 100_000
 """With its aliases written out. A few lines of aliases of aliases stand for billions."""
 
@@ -60,6 +62,8 @@ def load_yaml(text: str) -> Any:
     """
     if len(text) > LONGEST:
         raise ValueError(f"it has more than {LONGEST:,} characters")
+    if _brackets(text) > DEEPEST:
+        raise ValueError("it is nested too deeply")
     try:
         value = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -74,6 +78,15 @@ def load_yaml(text: str) -> Any:
         raise ValueError(f"a value does not fit its tag ({error})") from None
     _refuse_bombs(value)
     return value
+
+
+def _brackets(text: str) -> int:
+    """How deep brackets are nested, those inside of quotes counted too."""
+    depth = deepest = 0
+    for sign in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if sign in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _refuse_bombs(value: Any) -> None:

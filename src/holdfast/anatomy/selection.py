@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from holdfast.anatomy.parts import TOWERS, Part, RowMask, Tower
-from holdfast.anatomy.selector import All, Blocks, Combination, Named, Path, Selector, parse
+from holdfast.anatomy.selector import (
+    All,
+    Blocks,
+    Combination,
+    Named,
+    Path,
+    Selector,
+    parse,
+    printable,
+)
 from holdfast.errors import ModelError, SelectorError
 
 if TYPE_CHECKING:
@@ -72,8 +81,8 @@ def select(parts: Sequence[Part], text: str) -> Selection:
     chosen = resolver.resolve(parse(text))
     if not chosen:
         raise SelectorError(
-            f"the selector '{text}' selects nothing: what it adds, it takes away again. "
-            f"{existing(parts)}"
+            f"the selector '{printable(text):.200}' selects nothing: what it adds, it takes "
+            f"away again. {existing(parts)}"
         )
     taken = tuple(parts[i] for i in sorted(chosen))
     notes = (*resolver.notes, *_notes(taken))
@@ -111,7 +120,7 @@ class _Resolver:
         found = self.resolve(it.body, True)
         if not found and not may_be_empty:
             raise SelectorError(
-                f"the recipe '{it.name}' selects nothing in this model. {existing(self.parts)}"
+                f"the recipe '{it.name:.80}' selects nothing in this model. {existing(self.parts)}"
             )
         return found
 
@@ -136,7 +145,8 @@ class _Resolver:
         if may_be_empty:
             return frozenset()
         raise SelectorError(
-            f"'{it.text}' selects nothing in this model: {why}. {existing(self.parts)}"
+            f"'{printable(it.text):.200}' selects nothing in this model: {why}. "
+            f"{existing(self.parts)}"
         )
 
     def _range(self, it: Path, blocks: Blocks) -> range:
@@ -155,8 +165,9 @@ class _Resolver:
             )
         if not 0 <= first < stop <= total:
             raise SelectorError(
-                f"'{it.text}' in '{self.text}' names blocks that are not there: the {it.tower} "
-                f"tower has {total} blocks{f', 0 to {total - 1}' if total else ''}."
+                f"'{printable(it.text):.200}' in '{printable(self.text):.200}' names blocks "
+                f"that are not there: the {it.tower} tower "
+                f"has {total} blocks{f', 0 to {total - 1}' if total else ''}."
             )
         return range(first, stop)
 

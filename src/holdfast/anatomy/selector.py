@@ -85,6 +85,7 @@ _TOKEN = re.compile(rf"\s*(?:(?P<word>{_WORD})|(?P<operator>[-+&()]))")
 _BLOCKS = re.compile(r"\s*(-?\d+)?\s*(:)?\s*(-?\d+)?\s*")
 _MAX_DEPTH = 100
 _MAX_TOKENS = 500
+_MAX_LENGTH = 10_000
 
 
 def known_units() -> tuple[str, ...]:
@@ -126,6 +127,10 @@ class _Parser:
         return result
 
     def _tokens(self) -> list[_Token]:
+        if len(self.text) > _MAX_LENGTH:
+            raise SelectorError(
+                f"the selector has {len(self.text):,} characters; at most {_MAX_LENGTH:,} are read."
+            )
         tokens, at = [], 0
         while self.text[at:].strip():
             found = _TOKEN.match(self.text, at)
@@ -214,8 +219,8 @@ class _Parser:
         return self._units(word, tower, blocks, rest[1:], at, at + len(word) - len(rest) + 1)
 
     def _blocks(self, inside: str, at: int) -> Blocks:
-        found = _BLOCKS.fullmatch(inside)
-        if not found or not (found[1] or found[2]) or len(inside) > 40:
+        found = _BLOCKS.fullmatch(inside) if len(inside) <= 40 else None
+        if not found or not (found[1] or found[2]):
             raise self._error("expected blocks such as [3], [8:16] or [-2:]", at)
         start = int(found[1]) if found[1] else None
         stop = int(found[3]) if found[3] else None
@@ -242,20 +247,22 @@ class _Parser:
         bare = "[" not in word and "." not in word
         if bare and "-" in word and all(w in known for w in word.split("-")):
             spaced = " - ".join(word.split("-"))
-            return self._error(f"'{word}' is one name; to subtract write '{spaced}'", at)
+            return self._error(f"'{word:.200}' is one name; to subtract write '{spaced:.200}'", at)
         later = "+" in word and not re.search(rf"(^|\.){re.escape(piece)}\+", word)
         if later and (piece.partition(".")[0] in known or recipe(piece)):
             return self._error(
-                f"'+' without spaces lists units of one tower, and '{piece}' is not one; "
+                f"'+' without spaces lists units of one tower, and '{piece:.80}' is not one; "
                 "put spaces around the '+' for a union",
                 at,
             )
         first = re.split(r"[.\[]", word)[0]
         groups = {u.partition(".")[0] for u in known_units()}
         if not bare and first not in groups | set(TOWERS):
-            return self._error(f"there is no tower '{first}'{nearest(first, TOWERS)}", at, stop="")
+            return self._error(
+                f"there is no tower '{first:.80}'{nearest(first[:80], TOWERS)}", at, stop=""
+            )
         names = known if bare else list(known_units())
-        return self._error(f"there is no role '{unit}'{nearest(unit, names)}", at, stop="")
+        return self._error(f"there is no role '{unit:.80}'{nearest(unit[:80], names)}", at, stop="")
 
     def _error(self, problem: str, at: int, stop: str = ".") -> SelectorError:
         first = max(0, at - 60)

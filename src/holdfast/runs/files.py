@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import RunError
+from holdfast.redact import redacted_values, without_environment
 
 
 def explain(error: OSError, path: Path) -> str:
@@ -59,12 +60,15 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file of ours, whole, without the secrets of the environment."""
     with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(without_environment(text).encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON value without anything that looks like a secret."""
+    held = redacted_values(value)
+    write_text(path, json.dumps(held, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -73,7 +77,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and run again.") from None
 
 
@@ -98,7 +102,7 @@ class Lines:
         self.path = path
 
     def append(self, row: dict[str, Any]) -> None:
-        line = json.dumps(row) + "\n"
+        line = without_environment(json.dumps(row)) + "\n"
         try:
             self._mend()
             with self.path.open("a", encoding="utf-8") as handle:
@@ -118,11 +122,12 @@ class Lines:
         for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 row = json.loads(line)
-            except ValueError:
-                raise RunError(
-                    f"{self.path}, line {number} is damaged; restore or delete it."
-                ) from None
-            if keep(row):
+                wanted = isinstance(row, dict) and keep(row)
+            except (ValueError, RecursionError, LookupError, TypeError):
+                row = None
+            if not isinstance(row, dict):
+                raise RunError(f"{self.path}, line {number} is damaged; restore or delete it.")
+            if wanted:
                 rows.append(row)
         return rows
 

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 from holdfast.config import RunConfig
 from holdfast.errors import RunError
+from holdfast.redact import without_environment
 from holdfast.runs.files import Lines, read_json, write_json, write_text, writing
 from holdfast.runs.lock import LOCK, Lock
 from holdfast.runs.sameness import differences, held_config, refuse_other
@@ -115,7 +116,8 @@ class Run:
         """Keep every answer, then the row about them; a row that is there has its answers."""
         with writing(self._answers(stage, result.task)) as temporary, temporary.open("w") as handle:
             for answer in result.answers:
-                handle.write(json.dumps(dataclasses.asdict(answer)) + "\n")
+                line = json.dumps(dataclasses.asdict(answer))
+                handle.write(without_environment(line) + "\n")
         self.measurements.append(
             {
                 "kind": "score",
@@ -132,7 +134,7 @@ class Run:
     def scores(self, stage: int | None = None) -> list[dict[str, Any]]:
         """The row of every task after every stage (or one), the newest where it was asked twice."""
         rows = self.measurements.read(
-            lambda r: r["kind"] == "score" and (stage is None or r["stage"] == stage)
+            lambda r: r["kind"] == "score" and bool(r["task"]) and stage in (None, int(r["stage"]))
         )
         return list({(r["stage"], r["task"]): r for r in rows}.values())
 
@@ -171,7 +173,7 @@ class Run:
                         }
                     )
                 )
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 raise RunError(f"{file}, line {number} is damaged.") from None
         return found
 
