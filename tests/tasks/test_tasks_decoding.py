@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gene
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from holdfast.tasks import decoding
-from holdfast.tasks.generation import _greedy, write
+from holdfast.tasks.generation import greedy, write
 
 VOCAB, NEW = 96, 20
 LENGTHS = [3, 11, 5, 24, 7, 2, 9, 16, 4, 13]
@@ -85,7 +85,7 @@ def alone(model: Any, rows: list[dict[str, torch.Tensor]], stops: set[int]) -> l
     replies = []
     for row in rows:
         inputs = {k: v[None] if v.dim() == 1 else v for k, v in row.items()}
-        with _greedy(model, NEW, stops, 0), torch.no_grad():
+        with greedy(model, NEW, stops, 0), torch.no_grad():
             ids = model.generate(**inputs)[0, len(row["input_ids"]) :].tolist()
         end = next((k for k, i in enumerate(ids) if i in stops), len(ids))
         replies.append(Words.tokenizer.decode(ids[:end], True))

@@ -204,3 +204,25 @@ def test_memory_that_runs_out_changes_nothing(llama: Any, tokenizer: Any) -> Non
 def test_a_choice_without_a_token_is_refused(llama: Any, tokenizer: Any) -> None:
     with pytest.raises(DataError, match="the choice '' adds no token"):
         choice_logprobs(llama, tokenizer, questions()[:1], [["red", ""]])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "neox", "mistral"])
+def test_a_header_that_prompts_share_is_read_once(tokenizer: Any, name: str) -> None:
+    """Few-shot prompts: the same numbers as whole sequences, in fewer tokens."""
+    model = make_llama(len(tokenizer)) if name == "llama" else tiny(len(tokenizer), name)
+    header = "the colour of this bird is red. what is the colour of this bird yes. " * 3
+    prompts = [asking(header + text, str(i)) for i, text in enumerate(TEXTS)]
+    expected = naive(model, tokenizer, prompts, CHOICES)
+    seen: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    assert_close(choice_logprobs(model, tokenizer, prompts, [CHOICES] * 5), expected)
+    length = len(Encoder(tokenizer).encode_prompt(prompts[1])["input_ids"])
+    if name == "mistral":  # its window would see the empty columns
+        assert (5, length) < max(seen), "read whole"
+    else:
+        assert seen[0][0] == 1
+        assert seen[0][1] > 20
+        assert seen[1][0] == 5
+        assert seen[1][1] < length, "the prompts are read without the header"

@@ -101,7 +101,7 @@ def write(
         "room": room_of(model, "write", longest),
         "progress": progress,
     }
-    with asked(model), _greedy(model, max_new_tokens, stops, encoder.pad_id):
+    with asked(model), greedy(model, max_new_tokens, stops, encoder.pad_id):
         try:
             decoder = Decoder(model, batch)
             written = decode(decoder, lengths, ended, max_new_tokens=max_new_tokens, **how)
@@ -168,7 +168,7 @@ def _until(tokenizer: Any, width: int, until: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _greedy(model: nn.Module, max_new_tokens: int, stops: set[int], pad: int) -> Iterator[None]:
+def greedy(model: nn.Module, max_new_tokens: int, stops: set[int], pad: int) -> Iterator[None]:
     """Plain greedy settings, in the place of the model's own, which ``generate`` would mix in."""
     from transformers import GenerationConfig
 

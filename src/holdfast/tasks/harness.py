@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from holdfast.errors import DataError, UnknownName, UsageError, need
 from holdfast.tasks.base import Answer, Task, TaskResult
 from holdfast.tasks.options import Value, split_options
 from holdfast.tasks.room import BatchSize
+from holdfast.tasks.states import random_states
 
 PREFIX = "lm_eval:"
 OPTIONS: Mapping[str, object] = {"num_fewshot": int, "metric": str, "chat": bool}
@@ -106,7 +106,7 @@ def run_harness(
 
     limits = [n for n in (limit, task.limit) if n is not None]
     shots = task.options.get("num_fewshot")
-    with _quiet(), _random_states():
+    with _quiet(), random_states():
         try:
             found = simple_evaluate(
                 LoadedModel(model, processor, batch_size),
@@ -186,22 +186,6 @@ def _share(value: Any) -> float:
     if isinstance(value, bool | int | float) and 0 <= value <= 1:
         return float(value)
     return math.nan
-
-
-@contextmanager
-def _random_states() -> Iterator[None]:
-    """lm-eval seeds every generator; training goes on as if it had not."""
-    import numpy
-    import torch
-
-    devices = list(range(torch.cuda.device_count()))
-    python, arrays = random.getstate(), numpy.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        numpy.random.set_state(arrays)
 
 
 @contextmanager

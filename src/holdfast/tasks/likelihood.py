@@ -14,7 +14,7 @@ from holdfast.data.records import Record
 from holdfast.errors import DataError
 from holdfast.progress import Advance
 from holdfast.tasks.batches import Prompts, asked, forward_names, in_batches, to_model
-from holdfast.tasks.caches import fork, is_plain
+from holdfast.tasks.caches import fork, is_plain, slides
 from holdfast.tasks.room import BatchSize, room_of
 
 Encoded = Mapping[str, Tensor]
@@ -22,6 +22,8 @@ Ids = tuple[int, ...]
 
 _ROWS = 16
 """Continuations per forward, at least, however few the prompts of a batch are."""
+_HEADER = 16
+"""Tokens that prompts must have in common for a forward of their own to be worth it."""
 
 
 class Likelihood(NamedTuple):
@@ -133,10 +135,11 @@ def score_continuations(
 ) -> list[list[Likelihood]]:
     """:class:`Likelihood` of each of ``continuations[i]`` after ``prompt(i)``.
 
-    The prompt is run once and its key-value cache is handed to all its continuations; logits
-    are made at their positions only, and a continuation of one token costs no forward of its
-    own. Models whose cache or positions cannot be continued that way (recurrent states,
-    multimodal rotary positions) read each whole sequence instead: the same numbers, slower.
+    The prompt is run once and its key-value cache is handed to all its continuations; so is
+    what the prompts of a batch have in common at their beginning. Logits are made at the
+    continuations only, and one of a single token costs no forward of its own. Models whose
+    cache or positions cannot be continued that way (recurrent states, multimodal rotary
+    positions) read each whole sequence instead: the same numbers, slower.
 
     Args:
         prompt: gives the encoded i-th prompt, without padding.
@@ -183,11 +186,8 @@ class _Reader:
     def _shared(
         self, prompts: Sequence[Encoded], pairs: Sequence[tuple[int, Ids]]
     ) -> list[Likelihood] | None:
-        batch = to_model(collate(prompts, pad_id=self.pad_id, side="left"), self.model)
-        mask = batch["attention_mask"]
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         longer = [k for k, (_, c) in enumerate(pairs) if len(c) > 1]
-        out = self.model(**batch, position_ids=positions, use_cache=bool(longer), **self._keep(1))
+        out, mask = self._prompts(prompts, cached=bool(longer))
         cache = out.past_key_values if longer else None
         if longer and not is_plain(cache):
             return None
@@ -206,6 +206,37 @@ class _Reader:
             head = found[k]
             found[k] = Likelihood(head.logprob + tail.logprob, head.greedy and tail.greedy)
         return found
+
+    def _prompts(self, prompts: Sequence[Encoded], *, cached: bool) -> tuple[Any, Tensor]:
+        """The model's output for left-padded prompts, logits at the last token, and the mask.
+
+        What all prompts begin with (the examples of a few-shot task) is read once for all.
+        """
+        shared = _header(prompts)
+        cache = self._read_header(prompts[0], shared) if shared else None
+        if cache is None:
+            shared = 0
+        tails = [_without_first(p, shared) for p in prompts]
+        batch = to_model(collate(tails, pad_id=self.pad_id, side="left"), self.model)
+        tail = batch.pop("attention_mask")
+        mask = torch.cat([tail.new_ones(len(tail), shared), tail], dim=1)
+        given: dict[str, Any] = {"use_cache": cached}
+        if cache is not None:
+            rows = torch.zeros(len(tail), dtype=torch.long, device=mask.device)
+            given = {"use_cache": True, "past_key_values": fork(cache, rows)}
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+        out = self.model(
+            **batch, **given, attention_mask=mask, position_ids=positions, **self._keep(1)
+        )
+        return out, mask
+
+    def _read_header(self, prompt: Encoded, length: int) -> Any | None:
+        """The cache of a prompt's first tokens; None if columns behind it cannot be left empty."""
+        ids = prompt["input_ids"][None, :length].to(next(self.model.parameters()).device)
+        cache = self.model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **self._keep(1)
+        ).past_key_values
+        return cache if is_plain(cache) and not slides(cache) else None
 
     def _continue(
         self, cache: Any, mask: Tensor, pairs: Sequence[tuple[int, Ids]]
@@ -249,6 +280,26 @@ class _Reader:
 
     def _keep(self, positions: int) -> dict[str, int]:
         return {"logits_to_keep": positions} if self.trims else {}
+
+
+def _header(prompts: Sequence[Encoded]) -> int:
+    """How many tokens all prompts begin with, if reading them once saves anything; else 0.
+
+    Each prompt keeps a token of its own, and prompts with images are left alone.
+    """
+    if len(prompts) < 2 or any(set(p) != {"input_ids", "attention_mask"} for p in prompts):
+        return 0
+    width = min(len(p["input_ids"]) for p in prompts) - 1
+    if width < _HEADER:
+        return 0
+    starts = torch.stack([p["input_ids"][:width] for p in prompts])
+    differs = (starts != starts[0]).any(0).nonzero()
+    shared = int(differs[0]) if len(differs) else width
+    return shared if shared >= _HEADER else 0
+
+
+def _without_first(encoded: Encoded, count: int) -> Encoded:
+    return {k: v[count:] for k, v in encoded.items()} if count else encoded
 
 
 def _likelihoods(logits: Tensor, targets: Sequence[Ids]) -> list[Likelihood]:
