@@ -4,6 +4,7 @@
     tune(model, data, method, ...) teach a skill, measure what was learned and lost
     evaluate(model, tasks)         score a model
     with_plan(Trainer, method)     the same training inside a script of your own
+    continual_evaluation(tasks, p) a callback that scores tasks while any Trainer trains
     select(model, "gate-up")       the weights that a selector or recipe means
     export(run, folder)            a tuned model for others to use
 
@@ -20,6 +21,7 @@ from holdfast.network import settle
 if TYPE_CHECKING:
     from holdfast.anatomy import select
     from holdfast.api import evaluate, tune
+    from holdfast.engine.continual import continual_evaluation
     from holdfast.engine.mixin import with_plan
     from holdfast.models.loading import load
     from holdfast.models.saving import export
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Plan": "holdfast.plan",
     "Run": "holdfast.runs",
+    "continual_evaluation": "holdfast.engine.continual",
     "evaluate": "holdfast.api",
     "export": "holdfast.models.saving",
     "load": "holdfast.models.loading",
@@ -37,7 +40,17 @@ _HOMES = {
     "with_plan": "holdfast.engine.mixin",
 }
 
-__all__ = ["Plan", "Run", "evaluate", "export", "load", "select", "tune", "with_plan"]
+__all__ = [
+    "Plan",
+    "Run",
+    "continual_evaluation",
+    "evaluate",
+    "export",
+    "load",
+    "select",
+    "tune",
+    "with_plan",
+]
 __version__ = "0.1.0"
 
 settle()  # before a library that would call home is imported

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from holdfast.errors import ConfigError, nearest
+from holdfast.errors import ConfigError, UsageError, nearest
 from holdfast.plan import NEW
 from holdfast.redact import redacted
 from holdfast.safeyaml import LONGEST, load_yaml
@@ -137,6 +137,27 @@ class Evaluate(_Strict):
     limit: Count | None = None
     """At most this many examples of each task."""
     batch_size: Count | Literal["auto"] = "auto"
+    share: Annotated[Finite, Field(gt=0, lt=1)] | None = None
+    """Score samples of the tasks while training goes on, for this share of its time (0.1)."""
+    every: Count | None = None
+    """The same at every so many steps, whatever it takes."""
+    sample: Count = 64
+    """Examples of each task that are asked then; the same ones each time."""
+    limits: list[str] = []
+    """What a task may lose meanwhile: ``[TASK:]POINTS[=warn|lower|stop]``, such as 5=stop."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Evaluate:
+        from holdfast.measures.limits import Limit
+
+        for text in self.limits:
+            try:
+                Limit.read(text)
+            except UsageError as error:
+                raise ValueError(str(error)) from None
+        if self.limits and self.share is None and self.every is None:
+            raise ValueError("limits are looked at while training: give share or every too")
+        return self
 
 
 class RunConfig(_Strict):

@@ -67,7 +67,9 @@ def collate(rows):
     }
 
 
-def train(model, methods, folder, *, data=None, base=None, seed=1, note=None, **settings):
+def train(
+    model, methods, folder, *, data=None, base=None, seed=1, note=None, watchers=(), **settings
+):
     settings = {"learning_rate": 1e-2, "steps": 6, "batch_size": 8, **settings}
     return train_stage(
         plan([methods] if isinstance(methods, str) else methods),
@@ -81,6 +83,7 @@ def train(model, methods, folder, *, data=None, base=None, seed=1, note=None, **
         advance=lambda done, total: None,
         note=note or (lambda row: None),
         adapter_folder=folder / "adapter",
+        watchers=watchers,
     )
 
 

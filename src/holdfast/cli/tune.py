@@ -99,6 +99,15 @@ def command(
         typer.Option("--steps", help="Steps of each stage (train.steps).", show_default=False),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", show_default=False)] = None,
+    evaluate_share: Annotated[
+        float | None,
+        typer.Option(
+            "--evaluate-share",
+            help="Score samples of the tasks while training goes on, for this share of its time "
+            "(evaluate.share), such as 0.1.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything, print the plan and its cost, and stop."),
@@ -131,7 +140,12 @@ def command(
 
     first = world().first
     values = gather(model, data, test, method, tasks, config, out, seed)
-    for key, given in (("train.learning_rate", learning_rate), ("train.steps", steps)):
+    options = {
+        "train.learning_rate": learning_rate,
+        "train.steps": steps,
+        "evaluate.share": evaluate_share,
+    }
+    for key, given in options.items():
         if given is not None:
             override(values, f"{key}={given!r}")
     allowed = {"remote_code": allow_code, "pickle": allow_pickle, "outside": allow_outside}

@@ -128,6 +128,7 @@ def train_stage(
     adapter_folder: Path | None = None,
     place: Place | None = None,
     sources: Mapping[str, Sequence[Any]] | None = None,
+    watchers: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Train, settle, and say what changed.
 
@@ -140,6 +141,8 @@ def train_stage(
         adapter_folder: where an adapter is saved in its own format.
         place: what is said if the stage has to stop, and the signals that stop it.
         sources: further encoded records by name, for a plan whose feed reads them.
+        watchers: told of the trainer's events, such as a
+            :class:`holdfast.engine.continual.ContinualEvaluation`.
 
     Raises:
         ConfigError: the plan's feed, the sources and the settings do not go together.
@@ -166,7 +169,9 @@ def train_stage(
         losses=losses,
         data_collator=Collate(collate),
         train_dataset=Passes(planned),
-        callbacks=[seal, Watch(advance, note, place, losses), LeaveInOrder(place.signals)],
+        callbacks=[
+            seal, Watch(advance, note, place, losses), LeaveInOrder(place.signals), *watchers,
+        ],  # fmt: skip
     )
     place.rows = lambda step: [read.name(draw) for draw in planned.steps[step - 1]]
     place.micro_batch = planned.largest
@@ -220,7 +225,7 @@ def _arguments(
         warmup_steps=math.ceil(train.warmup * steps),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
-        **({"gradient_checkpointing": True} if train.gradient_checkpointing else {}),
+        **(_CHECKPOINTED if train.gradient_checkpointing else {}),
         bf16=bf16,
         seed=seed,
         data_seed=seed,
@@ -235,6 +240,13 @@ def _arguments(
         dataloader_pin_memory=device.type == "cuda",
         **devices(device),
     )
+
+
+_CHECKPOINTED: dict[str, Any] = {
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+}
+"""The kind that needs no gradient at the embeddings, so that the backward pass can stop early."""
 
 
 def _restore(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from holdfast.config import RunConfig
 from holdfast.data import collate
 from holdfast.engine import memory
+from holdfast.engine.continual import watchers
 from holdfast.engine.preflight import Preflight, preflight
 from holdfast.engine.provenance import provenance
 from holdfast.engine.stage import needs_base, train_stage
@@ -253,6 +254,7 @@ class _Tuning:
                 adapter_folder=folder / "adapter" if keeps_adapter else None,
                 sources=checked.sources[stage - 1],
                 place=self.place,
+                watchers=watchers(checked, stage, self.run.path, self.progress),
             )
         self.model = trained.model.eval()
         if stage < len(checked.skills):
