@@ -170,8 +170,11 @@ def train_stage(
         data_collator=Collate(collate),
         train_dataset=Passes(planned),
         callbacks=[
-            seal, Watch(advance, note, place, losses), LeaveInOrder(place.signals), *watchers,
-        ],  # fmt: skip
+            seal,
+            Watch(advance, note, place, losses),
+            LeaveInOrder(place.signals),
+            *watchers,
+        ],
     )
     place.rows = lambda step: [read.name(draw) for draw in planned.steps[step - 1]]
     place.micro_batch = planned.largest
