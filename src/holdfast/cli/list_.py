@@ -19,13 +19,14 @@ class Kind(StrEnum):
     scorers = "scorers"
     families = "families"
     recipes = "recipes"
+    probes = "probes"
 
 
 def command(
     kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
 ) -> None:
-    """List methods (with their papers), tasks, models, data, scorers, families or recipes."""
+    """List methods and probes (with papers), tasks, models, data, scorers, families, recipes."""
     rows = ROWS[kind]()
     if as_json:
         print_json(rows)
@@ -107,6 +108,20 @@ def _recipes() -> list[dict[str, Any]]:
     return rows + [{"name": n, "selector": s, "summary": ""} for n, s in blocks.items()]
 
 
+def _probes() -> list[dict[str, Any]]:
+    from holdfast.probes import PROBES
+
+    return [
+        {
+            "name": e.name,
+            "summary": e.summary,
+            "in training": "yes" if e.value.prepare is not None else "no",
+            "paper": e.paper,
+        }
+        for e in PROBES
+    ]
+
+
 ROWS = {
     Kind.methods: _methods,
     Kind.tasks: _tasks,
@@ -115,4 +130,5 @@ ROWS = {
     Kind.scorers: _scorers,
     Kind.families: _families,
     Kind.recipes: _recipes,
+    Kind.probes: _probes,
 }

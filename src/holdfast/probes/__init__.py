@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.probes._callback import ProbeCallback
     from holdfast.probes._contexts import Contexts, answered, contexts, replied
     from holdfast.probes._divergence import divergence
     from holdfast.probes._image import image_reliance
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
         debiased,
         offset_of,
     )
+    from holdfast.probes._over_runs import probe_runs
     from holdfast.probes._reading import Reading, read
     from holdfast.probes._registry import PROBES, Probe, probe
+    from holdfast.probes._relate import Related, relate
     from holdfast.probes._rows import ProbeResult, ProbeRow, frame
     from holdfast.probes._token_bias import token_bias
     from holdfast.probes._token_class import (
@@ -40,9 +43,11 @@ _HOMES = {
     "NAMED": "_token_class",
     "PROBES": "_registry",
     "Probe": "_registry",
+    "ProbeCallback": "_callback",
     "ProbeResult": "_rows",
     "ProbeRow": "_rows",
     "Reading": "_reading",
+    "Related": "_relate",
     "SubtractOffset": "_offset",
     "TokenClass": "_token_class",
     "answered": "_contexts",
@@ -56,8 +61,10 @@ _HOMES = {
     "layers": "_layers",
     "number_tokens": "_token_class",
     "probe": "_registry",
+    "probe_runs": "_over_runs",
     "offset_of": "_offset",
     "read": "_reading",
+    "relate": "_relate",
     "replied": "_contexts",
     "token_bias": "_token_bias",
     "token_class": "_token_class",
@@ -70,9 +77,11 @@ __all__ = [
     "ClassOffset",
     "Contexts",
     "Probe",
+    "ProbeCallback",
     "ProbeResult",
     "ProbeRow",
     "Reading",
+    "Related",
     "SubtractOffset",
     "TokenClass",
     "answered",
@@ -85,9 +94,11 @@ __all__ = [
     "image_reliance",
     "layers",
     "number_tokens",
-    "probe",
     "offset_of",
+    "probe",
+    "probe_runs",
     "read",
+    "relate",
     "replied",
     "token_bias",
     "token_class",

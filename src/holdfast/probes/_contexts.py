@@ -15,7 +15,7 @@ from holdfast.data.aligned import IGNORED, SEQUENCE_KEYS
 from holdfast.data.records import Record
 from holdfast.errors import UsageError
 from holdfast.tasks.batches import Prompts, asked, in_batches, to_model
-from holdfast.tasks.generation import _greedy, stop_ids
+from holdfast.tasks.generation import greedy, stop_ids
 from holdfast.tasks.room import BatchSize
 
 Encoded = Mapping[str, Tensor]
@@ -140,7 +140,7 @@ def replied(
         out: Tensor = model.generate(**batch)  # type: ignore[operator]
         return [_until_stop(row[width:].tolist(), stops) for row in out]
 
-    with asked(model), _greedy(model, max_new_tokens, stops, encoder.pad_id):
+    with asked(model), greedy(model, max_new_tokens, stops, encoder.pad_id):
         replies = in_batches(encoded.lengths, reply, batch_size=batch_size)
     return Contexts(
         tuple(_behind(encoded[i], ids) for i, ids in enumerate(replies)),
