@@ -53,8 +53,8 @@ def spans(batch: Mapping[str, Any]) -> list[tuple[int, int]]:
 def row_keys(batch: Mapping[str, Any], config: Any) -> list[str] | str:
     """A key for each row of a collated batch, the same whatever else is in the batch.
 
-    A row is its tokens, their masks, kinds and positions between its padding, where it begins
-    (absolute positions may follow from that), and the images that stand in it.
+    A row is its tokens, their masks, kinds and positions before its padding, and the images that
+    stand in it. Padding in front would move absolute positions, and predicts the first token.
 
     Returns:
         B keys, or a sentence that says why there are none.
@@ -65,11 +65,14 @@ def row_keys(batch: Mapping[str, Any], config: Any) -> list[str] | str:
     images = _images(batch, config)
     if isinstance(images, str):
         return images
+    places = spans(batch)
+    if any(start for start, _ in places):
+        return "a row begins with padding"
     values = {k: batch[k].cpu() for k in _PER_TOKEN if batch.get(k) is not None}
     keys = []
-    for i, (start, stop) in enumerate(spans(batch)):
+    for i, (start, stop) in enumerate(places):
         text = tensors((k, v[i, start:stop]) for k, v in sorted(values.items()))
-        keys.append(digest(text, str(start), *images[i]))
+        keys.append(digest(text, *images[i]))
     return keys
 
 

@@ -94,7 +94,9 @@ class Shape:
         pieces: list[list[Tensor]] = [[] for _ in self.tensors]
         for row in rows:
             counts = [int(leaf.numbers * self.units(row)) for leaf in self.tensors]
-            for place, leaf, flat in zip(pieces, self.tensors, torch.split(row, counts), strict=True):
+            for place, leaf, flat in zip(
+                pieces, self.tensors, torch.split(row, counts), strict=True
+            ):
                 place.append(flat.reshape(-1, *leaf.sizes))
         return self._tree([torch.cat(p) for p in pieces])
 
@@ -223,7 +225,8 @@ class Seam:
         """Within, ``see`` is called with what crosses the seam."""
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            see(output)
+            leaves, tree = tree_flatten(output)
+            see(tree_unflatten(leaves, tree))  # models go on to write into the object itself
 
         def before(module: nn.Module, args: tuple[Any, ...]) -> None:
             see(args[0])
