@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from holdfast.engine.world import world
@@ -103,9 +104,17 @@ class LeaveInOrder(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.signals.received = world().any(self.signals.received or 0) or None
+        if args.world_size > 1:
+            self._agree(args.device)
         if self.signals.received is not None:
             control.should_save = True
             control.should_training_stop = True
+
+    def _agree(self, device: torch.device) -> None:
+        """All processes of a run leave at the same step, whichever of them got the signal."""
+        number = torch.tensor(self.signals.received or 0, device=device)
+        torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+        self.signals.received = int(number) or None
 
 
 def newest_step(folder: Path) -> int:

@@ -15,6 +15,9 @@ HOW = frozenset(
         "train.micro_batch_size",
         "train.gradient_checkpointing",
         "train.save_every",
+        "train.packing",
+        "train.cache",
+        "train.cache_gib",
         "evaluate.batch_size",
     }
 )
