@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -179,3 +179,18 @@ def _refer(bound: Bound, base: Mapping[str, Tensor]) -> None:
         by_original = {original: name for name, original in bound.original.items()}
         earlier = {by_original[n]: v for n, v in base.items() if n in by_original}
         bound.references["base"] = Reference({**start, **earlier})
+
+
+def no_second_adapter(plan: Plan, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a trainer's ``peft_config`` beside a plan. Raises :class:`UsageError`."""
+    if kwargs.get("peft_config") is None:
+        return
+    if plan.adapt is not None:
+        raise UsageError(
+            f"the plan '{plan.name}' brings its own adapter, and peft_config brings another; "
+            "leave out peft_config."
+        )
+    raise UsageError(
+        f"peft_config freezes the whole model, and the plan '{plan.name}' says what trains; "
+        "leave out peft_config, or use the method lora with a scope."
+    )

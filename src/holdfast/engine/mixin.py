@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from holdfast.engine.bound import Bound, bind
+from holdfast.engine.bound import Bound, bind, no_second_adapter
 from holdfast.engine.forward import logits_at, next_labels
 from holdfast.engine.packing import pack
+from holdfast.engine.sparing import sparing
+from holdfast.engine.tiles import PlainHead
 from holdfast.errors import UsageError
 from holdfast.pieces.distill import CrossEntropy
 from holdfast.pieces.sharding import before_each_step, hollow
@@ -62,7 +64,7 @@ class PlanMixin:
     bound: Bound
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _no_second_adapter(self.plan, kwargs)
+        no_second_adapter(self.plan, kwargs)
         if self.plan.feed is not None and not self.reads_feed:
             raise UsageError(
                 f"the plan '{self.plan.name}' sets which examples are read at a step, and this "
@@ -79,6 +81,7 @@ class PlanMixin:
         self.token_terms: list[TokenTerm] = token
         self.weight_terms: list[WeightTerm] = weight
         self._counts: list[Tensor] = []
+        self.plain_head = PlainHead()
         self._sums: dict[str, float | Tensor] = {}
         if self.token_terms:
             # the loss is already divided by the tokens of the whole optimizer step
@@ -178,13 +181,16 @@ class PlanMixin:
         places = [t.positions(readable) for t in self.token_terms]
         union = torch.stack(places).any(0)
         inner = self.accelerator.unwrap_model(model)  # type: ignore[attr-defined]
+        alone = self._alone(model, inner, inputs, features, union)
+        if alone is not None:
+            return alone
         # before the model's own pass, whose gathered weights have to stay for the way back
         references = {
             name: self._reference(name, inner, inputs, features)
             for name in dict.fromkeys(t.reference for t in self.token_terms)
             if name is not None
         }
-        with self._known(model, features, inputs) as rest:
+        with self._known(model, features, inputs) as rest, sparing(inner):
             logits = logits_at(model, inner, *(pack(rest, union) if self.packed else (rest, union)))
         targets = next_labels(labels)
         total = logits.sum() * 0.0  # keeps the graph when no position was asked for
@@ -201,6 +207,33 @@ class PlanMixin:
             total = total + term.weight * part * world
             self._note(term.name, part * world)
         return total
+
+    def _alone(
+        self,
+        model: nn.Module,
+        inner: nn.Module,
+        inputs: dict[str, Any],
+        features: dict[str, Any],
+        union: Tensor,
+    ) -> Tensor | None:
+        """The loss without logits, where cross-entropy is all that is asked for."""
+        term = self.token_terms[0]
+        if len(self.token_terms) > 1 or type(term) is not CrossEntropy:
+            return None
+        if self.bound.hollow is not None:
+            return None
+        targets = next_labels(inputs["labels"])[union]
+        autocast = self.accelerator.autocast()  # type: ignore[attr-defined]
+        with self._known(model, features, inputs) as rest, sparing(inner), autocast:
+            given = pack(rest, union) if self.packed else (rest, union)
+            total = self.plain_head.loss(model, inner, *given, targets)
+        if total is None:
+            return None
+        count = self._counts[0] if self._counts else union.sum().clamp(min=1)
+        part = total / count * self.args.world_size  # type: ignore[attr-defined]
+        self._note(term.name, part)
+        loss: Tensor = term.weight * part
+        return loss
 
     def _config(self) -> Any:
         return self.accelerator.unwrap_model(self.model).config  # type: ignore[attr-defined]
@@ -330,20 +363,6 @@ def _split(groups: Sequence[dict[str, Any]], scale: Mapping[int, float]) -> list
             chosen = [p for p in group["params"] if scale.get(id(p), 1.0) == factor]
             parts.append({**group, "params": chosen, "lr": group["lr"] * factor})
     return parts
-
-
-def _no_second_adapter(plan: Plan, kwargs: Mapping[str, Any]) -> None:
-    if kwargs.get("peft_config") is None:
-        return
-    if plan.adapt is not None:
-        raise UsageError(
-            f"the plan '{plan.name}' brings its own adapter, and peft_config brings another; "
-            "leave out peft_config."
-        )
-    raise UsageError(
-        f"peft_config freezes the whole model, and the plan '{plan.name}' says what trains; "
-        "leave out peft_config, or use the method lora with a scope."
-    )
 
 
 def with_plan(trainer: type[Trainer], plan: Plan | str | Sequence[str]) -> type[Trainer]:
