@@ -24,6 +24,12 @@ SECTIONS = ("training", "multimodal", "reference", "head", "padding", "evaluatio
 """In the order of the page. One file each, with ``run(quick) -> list[Section]``."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _one(name: str, quick: bool, out: Path) -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     sections = importlib.import_module(f"benchmarks.{name}").run(quick=quick)
     out.write_text(json.dumps([s.to_json() for s in sections]))
 
@@ -83,8 +92,7 @@ def _apart(name: str, quick: bool, result: Path) -> int:
     """A section in a process of its own, so that no section warms another's caches."""
     command = [sys.executable, "-m", "benchmarks", "--section", name, "--out", str(result)]
     environment = os.environ | dict.fromkeys(THREADS, "1") | dict.fromkeys(OFFLINE, "1")
-    environment["TOKENIZERS_PARALLELISM"] = "false"
-    environment["PYTHONWARNINGS"] = "ignore"
+    environment |= QUIET
     return subprocess.call(command + (["--quick"] if quick else []), cwd=ROOT, env=environment)
 
 

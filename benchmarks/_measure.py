@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 REPEATS = 6
@@ -86,29 +87,36 @@ class Saved:
     """Counts what autograd saves within ``with Saved(model) as saved: ...``; see :attr:`kept`.
 
     A storage counts once however often it is saved, for as long as a node of the graph holds
-    it. Enter it in the thread that runs the forward pass.
+    it. Hooks that the code inside sets up (which would hide its tensors from ours) are wrapped,
+    so that what they keep in a tensor's place is counted. Enter it in the thread that runs the
+    forward pass.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._own = {_storage(t) for t in (*model.parameters(), *model.buffers())}
         self._held: dict[int, int] = {}
         self._now = self._peak = self._weights = 0
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(
-            lambda t: _Holder(self, t), lambda holder: holder.tensor
-        )
+        self._hooks = saved_tensors_hooks(lambda t: _Holder(self, t), lambda h: h.value)
 
     def __enter__(self) -> Saved:
         self._hooks.__enter__()
+        self._plain = saved_tensors_hooks.__init__
+
+        def wrapped(hooks: Any, pack: Callable[[Any], Any], unpack: Callable[[Any], Any]) -> None:
+            self._plain(hooks, lambda t: _Holder(self, pack(t)), lambda h: unpack(h.value))
+
+        saved_tensors_hooks.__init__ = wrapped  # type: ignore[method-assign,assignment]
         return self
 
     def __exit__(self, *error: Any) -> None:
+        saved_tensors_hooks.__init__ = self._plain  # type: ignore[method-assign]
         self._hooks.__exit__(*error)
 
     @property
     def kept(self) -> Kept:
         return Kept(self._peak, self._peak + self._weights)
 
-    def take(self, tensor: Tensor) -> int:
+    def take(self, tensor: Tensor) -> None:
         at, size = _storage(tensor), tensor.untyped_storage().nbytes()
         if self._held.setdefault(at, 0) == 0:
             if at in self._own:
@@ -118,24 +126,35 @@ class Saved:
                 self._now += size
         self._held[at] += 1
         self._peak = max(self._peak, self._now)
-        return at
 
-    def drop(self, at: int, size: int) -> None:
+    def drop(self, tensor: Tensor) -> None:
+        at = _storage(tensor)
         self._held[at] -= 1
         if self._held[at] == 0:
-            self._now -= size
+            self._now -= tensor.untyped_storage().nbytes()
 
 
 class _Holder:
-    """A saved tensor; the graph lets go of it when its node has run or is freed."""
+    """What is saved in a tensor's place; the graph lets go of it when its node is done."""
 
-    def __init__(self, saved: Saved, tensor: Tensor) -> None:
-        # the tensor itself would keep its own node alive
-        self.tensor = tensor.detach() if tensor.requires_grad else tensor
-        self._saved, self._at = saved, saved.take(tensor)
+    def __init__(self, saved: Saved, value: Any) -> None:
+        # a tensor with its history would keep its own node alive
+        self.value = value.detach() if isinstance(value, Tensor) else value
+        self._saved, self._tensors = saved, _tensors_in(value)
+        for tensor in self._tensors:
+            saved.take(tensor)
 
     def __del__(self) -> None:
-        self._saved.drop(self._at, self.tensor.untyped_storage().nbytes())
+        for tensor in self._tensors:
+            self._saved.drop(tensor)
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value.detach()]
+    if isinstance(value, (tuple, list)):
+        return [t for v in value for t in _tensors_in(v)]
+    return [v.detach() for v in getattr(value, "__dict__", {}).values() if isinstance(v, Tensor)]
 
 
 def _storage(tensor: Tensor) -> int:

@@ -79,3 +79,10 @@ def token_rows(
         labels[: round((1 - supervised) * length)] = -100
         rows.append({"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)})
     return rows
+
+
+def prefix_flops(shape: Shape, blocks: int) -> float:
+    """FLOPs of one row's forward pass through so many blocks."""
+    block = 4 * shape.width**2 + 3 * shape.width * shape.inner
+    scores = 2 * shape.length * shape.width
+    return 2.0 * blocks * shape.length * (block + scores)

@@ -51,15 +51,23 @@ def ours(
     *,
     batch: int,
     collate: Collate = pad,
+    steps: int = ROUNDS,
+    cache: str = "off",
     **train: Any,
 ) -> Side:
-    """A stage of ``holdfast tune``; ``train``: fields of :class:`holdfast.config.Train`."""
+    """A stage of ``holdfast tune``.
+
+    Args:
+        steps: at least as many as will be timed; every loss is logged up to :data:`ROUNDS`.
+        cache: ``off``, so that every step does all its work, or ``auto``, ``tune``'s default.
+        train: other fields of :class:`holdfast.config.Train`.
+    """
     from holdfast.config import Train
     from holdfast.engine.stage import train_stage
     from holdfast.methods import plan
 
     losses: list[float] = []
-    settings = {"learning_rate": RATE, "steps": ROUNDS, "precision": "fp32", **train}
+    settings = {"learning_rate": RATE, "precision": "fp32", "cache": cache, **train}
 
     def start(gate: Gate) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +76,7 @@ def ours(
                 model,
                 rows,
                 collate,
-                Train(batch_size=batch, save_every=10 * ROUNDS, **settings),
+                Train(batch_size=batch, steps=steps, save_every=10 * steps, **settings),
                 folder=Path(folder) / "checkpoints",
                 seed=0,
                 base_weights={},
@@ -79,8 +87,19 @@ def ours(
     return Side(Steps(start), model, losses)
 
 
-def trainer(model: nn.Module, rows: Sequence[Any], *, batch: int, collate: Collate = pad) -> Side:
-    """transformers' ``Trainer`` with its defaults, on whatever requires grad in ``model``."""
+def trainer(
+    model: nn.Module,
+    rows: Sequence[Any],
+    *,
+    batch: int,
+    collate: Collate = pad,
+    steps: int = ROUNDS,
+    **more: Any,
+) -> Side:
+    """transformers' ``Trainer`` with its defaults, on whatever requires grad in ``model``.
+
+    ``more``: fields of ``TrainingArguments``.
+    """
     from transformers import Trainer, TrainingArguments
 
     folder = tempfile.TemporaryDirectory()
@@ -90,7 +109,7 @@ def trainer(model: nn.Module, rows: Sequence[Any], *, batch: int, collate: Colla
     def make() -> Any:
         made = Trainer(
             model=model,
-            args=TrainingArguments(**_common(folder.name, batch)),
+            args=TrainingArguments(**_common(folder.name, batch, steps) | more),
             data_collator=collate,
             train_dataset=list(rows),
         )
@@ -106,11 +125,13 @@ def sft(
     *,
     batch: int,
     tuned: bool,
+    steps: int = ROUNDS,
     **more: Any,
 ) -> Side:
     """TRL's ``SFTTrainer``.
 
     Args:
+        steps: at least as many as will be timed.
         rows: encoded records, or a ``datasets.Dataset`` for TRL to encode.
         tuned: without gradient checkpointing, which a model that fits does not need; TRL's
             defaults otherwise. Fused AdamW and the tiled head are its defaults already.
@@ -122,7 +143,7 @@ def sft(
     folder = tempfile.TemporaryDirectory()
     losses: list[float] = []
     peft = more.pop("peft_config", None)
-    settings = _common(folder.name, batch) | {"max_length": None} | more
+    settings = _common(folder.name, batch, steps) | {"max_length": None} | more
     if not isinstance(rows, Dataset):
         columns = ("input_ids", "labels")
         rows = Dataset.from_list([{k: r[k].tolist() for k in columns} for r in rows])
@@ -154,12 +175,12 @@ def freeze_but(model: nn.Module, selector: str) -> nn.Module:
     return model
 
 
-def _common(folder: str, batch: int) -> dict[str, Any]:
+def _common(folder: str, batch: int, steps: int = ROUNDS) -> dict[str, Any]:
     """What both baselines are told: the same step, no bfloat16, no files."""
     return {
         "output_dir": folder,
         "per_device_train_batch_size": batch,
-        "max_steps": ROUNDS,
+        "max_steps": steps,
         "learning_rate": RATE,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 2,
