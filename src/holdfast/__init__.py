@@ -3,6 +3,7 @@
     load(name)                     a model and its processor, or a tuned one
     tune(model, data, method, ...) teach a skill, measure what was learned and lost
     evaluate(model, tasks)         score a model
+    compare(base, tuned, tasks)    what a change did: lost, gained, and whether it is real
     with_plan(Trainer, method)     the same training inside a script of your own
     continual_evaluation(tasks, p) a callback that scores tasks while any Trainer trains
     select(model, "gate-up")       the weights that a selector or recipe means
@@ -21,6 +22,7 @@ from holdfast.network import settle
 if TYPE_CHECKING:
     from holdfast.anatomy import select
     from holdfast.api import evaluate, tune
+    from holdfast.changes.compare import compare
     from holdfast.engine.continual import continual_evaluation
     from holdfast.engine.mixin import with_plan
     from holdfast.models.loading import load
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Plan": "holdfast.plan",
     "Run": "holdfast.runs",
+    "compare": "holdfast.changes.compare",
     "continual_evaluation": "holdfast.engine.continual",
     "evaluate": "holdfast.api",
     "export": "holdfast.models.saving",
@@ -43,6 +46,7 @@ _HOMES = {
 __all__ = [
     "Plan",
     "Run",
+    "compare",
     "continual_evaluation",
     "evaluate",
     "export",

@@ -27,7 +27,7 @@ import numpy as np
 from holdfast.measures.interval import LEVEL, Estimate
 from holdfast.progress import Progress
 from holdfast.tasks.base import Answer, Example, Task
-from holdfast.tasks.scorers import SCORERS
+from holdfast.tasks.scorers import normalise
 
 if TYPE_CHECKING:
     from holdfast.changes.compare import Comparison
@@ -228,17 +228,29 @@ def _others(n: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
 
 
 def _in_form(task: Task, answer: Answer) -> bool:
-    """Whether a wrong reply is an answer of the task's kind."""
+    """Whether a wrong reply is an answer of the task's kind.
+
+    Where a scorer reads replies (letters, numbers, yes or no, times), what it reads is. For
+    free text: one of the task's answers; or, if its answers hardly come back, as many words at
+    most as they have, written with letters or digits as they are.
+    """
     if answer.parsed is None:
         return False
-    if task.ask == "choices" or task.scorer not in ("exact", "contains", "f1"):
+    if task.ask == "choices" or task.scorer not in ("exact", "contains", "f1", "anls"):
         return True
-    words = {len(e.references[0].split()) for e in task.examples}
-    space = {
-        SCORERS[task.scorer].value(e.references[0], e.references).parsed for e in task.examples
-    }
-    small = len(space) <= len(task.examples) / 2  # answers come back: the rest is another form
-    return answer.parsed in space if small else len(answer.parsed.split()) <= max(words)
+    space = {normalise(e.references[0]) for e in task.examples}
+    said = normalise(answer.reply)
+    if said in space:
+        return True
+    if len(space) <= len(task.examples) / 2:
+        return False
+    words = max(len(text.split()) for text in space)
+    return len(said.split()) <= words and _signs(said) <= set().union(*map(_signs, space))
+
+
+def _signs(text: str) -> set[str]:
+    """What a text is written with: letters, digits, or both."""
+    return {"letter" if c.isalpha() else "digit" for c in text if c.isalnum()}
 
 
 def _estimate(value: float, drawn: np.ndarray[Any, Any], n: int) -> Estimate:

@@ -9,40 +9,42 @@ from holdfast.data.records import Record
 from holdfast.tasks.numbers import integers
 from holdfast.tasks.scorers import SCORERS, normalise, plain
 
-_PIECES = re.compile(r"[\n.;!?]+|\b(?:answer|result|solution)\s*(?:is|:|=)", re.IGNORECASE)
+_SENTENCE = re.compile(r"[\n;!?]+|\.(?!\d)")
+_CUE = re.compile(r"\b(?:answer|result|solution)\s*(?:is|:|=)", re.IGNORECASE)
 _OPTION = re.compile(r"^\s*\(?([A-Za-z])[).:]\s*(\S.*?)\s*$", re.MULTILINE)
 
 
 def finds(reply: str, references: Sequence[str], space: Sequence[str], scorer: str) -> bool:
     """Whether a reply holds a right answer and no other answer of the task's.
 
-    The reply is right in some piece of it (a line, a sentence, what follows 'answer is'), in
-    digits or in words, between whatever other words; and none of the task's other answers
-    stands in it beside the right one.
+    What follows 'answer is' counts alone; else every sentence does, and none of the task's other
+    answers may stand in the reply beside the right one. Numbers may be in digits or in words.
 
     Args:
         references: the example's acceptable answers.
         space: every canonical answer of the task.
         scorer: the task's scorer, which reads the pieces.
     """
+    *_, reply = _CUE.split(reply)
     right = {normalise(r) for r in references}
-    held = {normalise(a) for a in space if _holds(reply, a)}
-    if held - right:
-        return False
-    if held & right or any(_holds(reply, r) for r in references):
-        return True
-    pieces = [p.strip() for p in _PIECES.split(reply) if p.strip()]
-    read = [SCORERS[scorer].value(p, references) for p in pieces]
-    return any(s.value == 1.0 for s in read) and not any(
-        s.parsed is not None and s.value == 0.0 for s in read
-    )
+    held = {normalise(a) for a in (*space, *references) if _holds(reply, a)}
+    if held:
+        return held <= right
+    pieces = [piece.strip() for piece in _SENTENCE.split(reply) if piece.strip()]
+    read = [SCORERS[scorer].value(piece, references) for piece in pieces if not _mixed(piece)]
+    said = [score for score in read if score.parsed is not None]
+    return bool(said) and all(score.value == 1.0 for score in said)
+
+
+def _mixed(piece: str) -> bool:
+    """Whether a piece holds several numbers, of which nobody can say which is meant."""
+    return len(set(integers(piece))) > 1
 
 
 def _holds(reply: str, answer: str) -> bool:
-    """Whether ``answer`` stands in ``reply`` as a number or as whole words."""
-    wanted = integers(answer)
-    if len(wanted) == 1 and plain(answer).lstrip("-").isdigit():
-        return set(integers(reply)) == set(wanted)
+    """Whether ``answer`` stands in ``reply`` as its only number, or as whole words."""
+    if plain(answer).lstrip("-").isdigit():
+        return set(integers(reply)) == set(integers(answer))
     text = normalise(answer)
     if len(text) == 1 and text.isalpha():
         return False  # a letter is a word of the language as often as an option

@@ -138,7 +138,7 @@ def change(pairs: Pairs, *, level: float = LEVEL, seed: int = 0) -> Estimate:
         return found
     shrink = 1.0 / design_effect(pairs)
     low, high = tango(pairs.lost * shrink, pairs.gained * shrink, n * shrink, level)
-    units = unit_name(pairs.clusters or None)
+    units = unit_name(pairs.clusters) if pairs.clustered else "examples"
     value = 100 * float(difference.mean())
     return Estimate(value, 100 * low, 100 * high, n, level, f"Tango's score interval over {units}")
 

@@ -155,25 +155,26 @@ def realigned(
     rng: np.random.Generator,
     notes: list[str],
 ) -> Try:
-    """After a few steps of LoRA on ten examples of the task that are not among those asked.
+    """After a few steps of LoRA on ten examples of the task that the base was right on.
 
-    Examples that were not lost are taken first; where there are too few, lost ones are, and
-    these do not count as found.
+    The ten have at most half of the task's answers, and only examples with one of the other
+    answers count as found: what is taught again is the form, not the fact.
     """
-    lost = {e.id: i for i, e in enumerate(task.examples)}
     right = {b.id for b, _ in pairs if b.score > 0}
-    kept = [e for e in whole.examples if e.id in right and e.id not in lost]
-    pool = [kept[int(i)] for i in rng.permutation(len(kept))[: TEN // 2]]
-    missing = [task.examples[int(i)] for i in rng.permutation(len(task.examples))]
-    pool += missing[: min(TEN - len(pool), len(missing) // 2)]
-    used = {lost[e.id] for e in pool if e.id in lost}
-    if len(pool) < 2:
-        notes.append("too few examples to realign on")
+    known = [e for e in whole.examples if e.id in right]
+    answers = list(dict.fromkeys(e.references[0] for e in known))
+    taught = {answers[int(i)] for i in rng.permutation(len(answers))[: (len(answers) + 1) // 2]}
+    pool = [e for e in known if e.references[0] in taught]
+    pool = [pool[int(i)] for i in rng.permutation(len(pool))[:TEN]]
+    taught = {e.references[0] for e in pool}
+    left = sum(e.references[0] not in taught for e in task.examples)
+    if len(pool) < 2 or not left:
+        notes.append("not realigned: too few answers to teach some and ask for others")
         return lambda i, j: False
     with _adapted(two, pool):
         replies = _answers(two, task)
     score = _scored(task, [[r] for r in replies])
-    return lambda i, j: i not in used and score(i, j)
+    return lambda i, j: task.examples[i].references[0] not in taught and score(i, j)
 
 
 @contextmanager
