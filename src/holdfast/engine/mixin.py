@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from holdfast.engine.bound import Bound, bind, no_second_adapter
+from holdfast.engine.depth import spare_below
 from holdfast.engine.forward import logits_at, next_labels
 from holdfast.engine.packing import pack
 from holdfast.engine.sparing import sparing
@@ -317,6 +318,7 @@ class _Begin(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.model.train()
+        spare_below(self.trainer.model)
         self.trainer.reuse = self.trainer.open_reuse(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
