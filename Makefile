@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: install demo test test-slow kill fuzz check format docs lab results clean help
+.PHONY: install demo test test-slow kill fuzz check format docs lab results bench clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -51,6 +51,9 @@ lab: $(STAMP)  ## pre-train the lab's two models again, from a seed (under 60 mi
 
 results: $(STAMP)  ## run the narrow-tuning comparison and write docs/results (under 90 minutes on two cores)
 	$(BIN)/holdfast bench narrow --docs docs/results
+
+bench: $(STAMP)  ## speed and memory beside TRL, PEFT and lm-eval (under 15 minutes on two cores)
+	$(BIN)/python -m benchmarks
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) site build .pytest_cache .mypy_cache .ruff_cache

@@ -49,8 +49,19 @@ def page(sections: Sequence[Section], minutes: float | None = None) -> str:
         parts += [f"- {r}" for r in section.remarks] and [
             "\n".join(f"- {r}" for r in section.remarks)
         ]
-    parts += ["## Machine", _machine(minutes)]
+    parts += ["## Machine", machine(minutes), "## On a GPU", _gpu()]
     return "\n\n".join(parts) + "\n"
+
+
+def _gpu() -> str:
+    if (Path(__file__).parent.parent / "docs" / "results" / "speed-gpu.md").exists():
+        return "See [the table of a GPU](speed-gpu.md)."
+    return (
+        "`python -m benchmarks --gpu` runs random-weight Qwen2.5-VL-3B and 7B and Llama-3-8B "
+        "shapes beside TRL's trainer, at equal settings and each at its best that fits. **It has "
+        "not run on a GPU yet**: its path is tested with tiny shapes of the same families on a "
+        "processor, and nothing on this page says how fast Holdfast is on one."
+    )
 
 
 def _summary(sections: Sequence[Section]) -> str:
@@ -105,7 +116,7 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}".rstrip()
 
 
-def _machine(minutes: float | None) -> str:
+def machine(minutes: float | None) -> str:
     import torch
 
     facts = [

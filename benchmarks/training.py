@@ -245,4 +245,46 @@ def _states(sides: Mapping[str, Side]) -> list[Row]:
 
 
 def _remarks(rows: list[Row], kept: Mapping[str, Kept]) -> list[str]:
-    return []
+    """What the numbers say about the goals that they miss, and about the limit of the idea."""
+    remarks = [
+        "A recipe that chooses matrices in every block saves their weight gradients alone: the "
+        "forward pass and the gradients of activations remain, two thirds of full tuning. Only "
+        "depth (`last-2`) and what is looked up (`cached prefix`) go below."
+    ]
+    timed = [r for r in rows if r.quantity == "time" and r.baseline == "best full tuning"]
+    for r in timed:
+        if r.predicted is None or not r.steady:
+            continue
+        gap = r.ratio / r.predicted - 1
+        if abs(gap) > 0.1 or r.verdict.startswith("missed"):
+            told = f"{r.what}: the formula says {r.predicted:.3f} and the clock {r.ratio:.3f}"
+            told += f" (goal {r.goal})." if r.goal else "."
+            remarks.append(f"{told} {_why(r)}")
+    size = next(r for r in rows if r.what == "sa-proj" and r.quantity == "saved bytes")
+    mine, theirs = kept["sa-proj"].activations, kept["TRL, sa-proj"].activations
+    if size.verdict.startswith("missed"):
+        remarks.append(
+            f"sa-proj keeps {size.ratio:.3f} of what full tuning keeps, goal {size.goal}: the "
+            "residual stream, queries, keys, values and the MLP's two inner activations are "
+            "needed on the way back although the MLP is frozen."
+        )
+    remarks.append(
+        f"With the same recipe TRL keeps {theirs / mine:.2f} times as many bytes as ours."
+    )
+    return remarks
+
+
+def _why(row: Row) -> str:
+    assert row.predicted is not None
+    if row.what == LORA:
+        return (
+            "Each adapter adds two thin products forward and four backward, and small products "
+            f"run at a fraction of a large one's speed: at width {REFERENCE.width} they eat what "
+            "the missing weight gradients save."
+        )
+    if row.ratio < row.predicted:
+        return "The optimizer's work and what autograd keeps shrink too; FLOPs do not count them."
+    return (
+        "What is no matrix product (norms, rotations, activation functions, softmax, the data) is "
+        "the same on both sides and not in the formula."
+    )
