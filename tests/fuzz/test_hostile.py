@@ -100,6 +100,32 @@ def test_nan_is_no_answer():
             read([{"question": "Q", "answer": value}])
 
 
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    for row in (
+        {"question": "\ud800", "answer": "A"},
+        {"text": "a\ud800"},
+        {**GOOD, "image": "\ud800.png"},
+        {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "\ud800"}]}]},
+    ):
+        with pytest.raises(DataError, match="1 problem"):
+            read([row])
+
+
+def test_a_name_of_a_tensor_that_has_nothing_behind_it(tmp_path):
+    from holdfast.models.source import fingerprint
+
+    header = json.dumps({"__metadat__": {"format": "pt"}}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelError, match="damaged"):
+        fingerprint(tmp_path)
+    file.unlink()
+    index = {"weight_map": {"a": "x" * 5000}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="lacks"):
+        fingerprint(tmp_path)
+
+
 @pytest.fixture
 def model(tmp_path):
     folder = tmp_path / "model"

@@ -72,6 +72,7 @@ class Draft:
 
     def _parts(self, content: Any, name: str) -> Iterator[Part]:
         if isinstance(content, str):
+            _whole(content, name)
             yield from self._placeholders(content)
         elif isinstance(content, list | tuple) and content:
             for i, block in enumerate(content):
@@ -100,6 +101,7 @@ class Draft:
             text = block.get("text")
             if not isinstance(text, str):
                 raise BadField(f"{name}.text", _what(text), "a string")
+            _whole(text, f"{name}.text")
             if text:
                 yield Part("text", text)
         elif kind in ("image", "image_url"):
@@ -200,7 +202,7 @@ def from_prompt_completion(draft: Draft) -> None:
 
 def from_text(draft: Draft) -> None:
     text = draft.take("text")
-    if isinstance(text, str) and text.strip():
+    if isinstance(text, str) and text.strip() and is_text(text):
         draft.messages.append(Message("assistant", (Part("text", text),)))
     else:
         draft.problems.append(BadField("text", _what(text), "a string that is not empty"))
@@ -317,6 +319,20 @@ _UNREAD = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 def _trains(turn: Mapping[str, Any]) -> bool:
     """A turn may say itself that nothing is to be learned from it, as several trainers allow."""
     return all(turn.get(key) not in (False, 0) for key in ("train", "loss", "weight"))
+
+
+def is_text(value: str) -> bool:
+    """Whether a string is text: half a surrogate pair cannot be written or tokenized."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _whole(text: str, name: str) -> None:
+    if not is_text(text):
+        raise BadField(name, f"half a surrogate pair in {shown(text)}", "text")
 
 
 def _what(value: object) -> str:

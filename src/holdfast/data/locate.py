@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.data.convert import BadField
+from holdfast.data.convert import BadField, is_text
 from holdfast.data.images import check_image
 from holdfast.data.problems import shown
 from holdfast.data.records import ImageRef
@@ -60,7 +60,7 @@ class Locator:
         if "://" in value and not value.startswith("file://"):
             raise BadField(name, shown(value), "a file: images are not fetched, download them")
         given = value.removeprefix("file://")
-        if "\0" in given or not given:
+        if "\0" in given or not given or not is_text(given):
             raise BadField(name, shown(value), "the path of an image")
         if self.base is None or self._inside is None:
             raise BadField(name, shown(value), "a path under image_root=FOLDER, which is not given")

@@ -169,9 +169,9 @@ def _indexed(folder: Path, index: Path) -> list[str]:
         raise ModelError(f"{index} is damaged; download the model again.") from None
     if foreign:
         raise ModelError(f"{index} names files outside its folder ({foreign[0]!r:.80}): refused.")
-    missing = [n for n in names if not (folder / n).exists()]
+    missing = [n for n in names if not os.path.exists(folder / n)]
     if missing:
-        raise ModelError(f"{folder} lacks {', '.join(missing[:3])}, named in {index.name}.")
+        raise ModelError(f"{folder} lacks {', '.join(missing[:3]):.300}, named in {index.name}.")
     return names
 
 
@@ -188,20 +188,18 @@ def tensors(file: Path) -> Iterator[tuple[str, dict[str, Any], memoryview]]:
             if size > min(LARGEST_HEADER, len(data) - 8):
                 raise ValueError("shorter than its header says")
             header = json.loads(data[8 : 8 + size])
+            header.pop("__metadata__", None)
             places = {n: _place(e, len(data) - 8 - size) for n, e in sorted(header.items())}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{file} is damaged ({error}); download or copy it again.") from None
         with memoryview(data) as view:
             for name, (start, stop) in places.items():
-                if name != "__metadata__":
-                    with view[8 + size + start : 8 + size + stop] as part:
-                        yield name, header[name], part
+                with view[8 + size + start : 8 + size + stop] as part:
+                    yield name, header[name], part
 
 
 def _place(entry: Any, room: int) -> tuple[int, int]:
-    """Where a tensor's bytes lie behind the header. ``__metadata__`` has none."""
-    if "data_offsets" not in entry and all(isinstance(v, str) for v in entry.values()):
-        return 0, 0
+    """Where a tensor's bytes lie behind the header."""
     (start, stop), shape = entry["data_offsets"], entry["shape"]
     if not (isinstance(entry["dtype"], str) and all(type(n) is int and n >= 0 for n in shape)):
         raise ValueError("a tensor without dtype and shape")
