@@ -139,6 +139,9 @@ def test_a_numeric_bias_raises_the_rows_of_numbers_and_not_of_letters():
         (["yes", "No", "red", "left", "yes"], ["yes-no"]),
         (["12", "3", "seven", "1,000"], ["numbers"]),
         (["07:35", "11:05"], ["times"]),
+        (["There are 14 red.", "There is one blue"], ["numbers"]),
+        (["Yes, it is red.", "No."], ["yes-no"]),
+        (["red one", "red", "blue", "blue", "blue"], ["answers"]),
         (["red", "red", "blue", "blue", "blue"], ["answers"]),
         (["yes", "no", "4", "5"], ["yes-no", "numbers"]),
     ],
@@ -163,6 +166,20 @@ def test_wrong_classes_are_refused():
         token_class("letters", Words("1"))
     with pytest.raises(UsageError, match="there are none"):
         classes_of([], Words("1"))
+
+
+def test_a_class_that_the_vocabulary_splits_is_learned_instead():
+    (found,) = classes_of(["yes", "no", "yes", "no"], Spelled("y", "e", "s", "n", "o"))
+    assert found.name == "answers"
+    with pytest.raises(UsageError, match="none of the 2 tokens"):
+        TokenClass("c", (7, 8)).within(5)
+
+
+class Spelled(Words):
+    """One token per letter."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [self.tokens.index(c) for c in text]
 
 
 @pytest.mark.parametrize("make", [text_pair, image_pair])

@@ -130,6 +130,9 @@ def test_a_delta_is_read_over_its_base(tmp_path: Path):
     found = table(weights(str(home), tmp_path / "delta"), "relative_change")
     assert {k for k, v in found.items() if v and k[1] is not None} == {("language", 0, "attn.v")}
     assert found["language", 0, "attn.v"] == pytest.approx(0.1, rel=1e-4)
+    tuned.save_pretrained(home)
+    with pytest.raises(ModelError, match="not the ones that it was tuned from"):
+        weights(tuned, tmp_path / "delta")
 
 
 def test_other_models_are_refused(tmp_path: Path):

@@ -38,6 +38,8 @@ class Contexts:
     """Tokens that end a reply."""
     source: str
     """Where the answers come from, in words."""
+    replies: bool = False
+    """Whether they are greedy replies of a model's."""
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -148,14 +150,18 @@ def replied(
         encoder.pad_id,
         frozenset(stops),
         who,
+        replies=True,
     )
 
 
 def cluster_of(record: Record) -> str:
     """The record's own cluster, else a name of its images; '' for one on its own."""
     own = record.meta.get("cluster")
-    if own is not None:
-        return str(own)
+    return str(own) if own is not None else images_key(record)
+
+
+def images_key(record: Record) -> str:
+    """The same for records about the same images, '' for one without."""
     images = [i.data or (i.path or "").encode() for i in record.images]
     return "|".join(hashlib.sha256(image).hexdigest()[:16] for image in images)
 

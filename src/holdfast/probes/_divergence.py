@@ -88,7 +88,11 @@ def prepare(
     fixed = contexts(base, processor, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     before = read(base, fixed, batch_size=batch_size, own_head=own_head)
     lengths = lengths and not any(r.raw for r in prompts)
-    written = _lengths(base, processor, prompts, max_new_tokens, batch_size) if lengths else None
+    written = None
+    if lengths and fixed.replies:
+        written = np.array(fixed.without_end().counts, dtype=float)
+    elif lengths:
+        written = _lengths(base, processor, prompts, max_new_tokens, batch_size)
 
     def measure(tuned: nn.Module) -> ProbeResult:
         sums = example_sums(before, read(tuned, fixed, batch_size=batch_size))

@@ -17,7 +17,7 @@ from holdfast.data.records import ImageRef, Message, Record
 from holdfast.errors import DataError
 from holdfast.measures.formulas import Array
 from holdfast.measures.interval import Estimate
-from holdfast.probes._contexts import Contexts, answered, cluster_of
+from holdfast.probes._contexts import Contexts, answered, cluster_of, images_key
 from holdfast.probes._reading import Reading, read
 from holdfast.probes._registry import Measure, probe
 from holdfast.probes._rows import ProbeResult, ProbeRow, compared
@@ -114,7 +114,7 @@ def _others(prompts: Sequence[Record], seed: int) -> list[tuple[ImageRef, ...]]:
         pool = [
             r.images
             for r in prompts
-            if len(r.images) == len(record.images) and cluster_of(r) != cluster_of(record)
+            if len(r.images) == len(record.images) and images_key(r) != images_key(record)
         ]
         if not pool:
             raise DataError(

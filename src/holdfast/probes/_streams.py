@@ -21,7 +21,7 @@ from holdfast.anatomy import anatomy, load_meta
 from holdfast.anatomy.parts import Part
 from holdfast.errors import ModelError
 from holdfast.models.saving import TENSORS, find_base, read_delta
-from holdfast.models.source import DELTA, fetch, resolve, weight_files
+from holdfast.models.source import DELTA, fetch, fingerprint, resolve, weight_files
 
 Place = nn.Module | str | Path
 
@@ -128,6 +128,11 @@ def _open(place: Place, stack: ExitStack) -> tuple[Weights, Any]:
     if facts["structure"]:
         return _open(_loaded(place), stack)
     base = find_base(facts)[1]
+    if fingerprint(base) != facts["base_hash"]:
+        raise ModelError(
+            f"{folder} holds changes to '{facts['base']}', but the weights in {base} are not the "
+            "ones that it was tuned from. Put the original weights back, or tune again."
+        )
     meta = load_meta(base)
     below, above = _folder(base, meta, stack), _files([folder / TENSORS], stack)
     home = {p: k for k, p in below.parameter.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from holdfast.data.aligned import IGNORED
 from holdfast.data.records import Record
 from holdfast.errors import UsageError
 from holdfast.measures.formulas import Array
@@ -83,7 +84,9 @@ def prepare(
     before = read(base, fixed, batch_size=batch_size)
     size = before.head.size
     tokenizer = getattr(processor, "tokenizer", None) or processor
-    chosen = [c.within(size) for c in chosen_classes(classes, task_answers, tokenizer)]
+    own_words = [tokenizer.decode(e["labels"][e["labels"] != IGNORED]) for e in fixed.encoded]
+    found = chosen_classes(classes, task_answers, tokenizer, background=own_words)
+    chosen = [c.within(size) for c in found]
     base_values = {c.name: class_statistics(before, c) for c in chosen}
 
     def measure(tuned: nn.Module) -> ProbeResult:
@@ -113,11 +116,18 @@ def prepare(
 
 
 def chosen_classes(
-    classes: Sequence[str | TokenClass], answers: Sequence[str], tokenizer: Any
+    classes: Sequence[str | TokenClass],
+    answers: Sequence[str],
+    tokenizer: Any,
+    *,
+    background: Sequence[str] = (),
 ) -> list[TokenClass]:
-    """Classes by name, then those that the answers are written with; each name once."""
+    """Classes by name, then those that the answers are written with; each name once.
+
+    ``background``: see :func:`classes_of`.
+    """
     found = [c if isinstance(c, TokenClass) else token_class(c, tokenizer) for c in classes]
-    found += classes_of(answers, tokenizer) if answers else []
+    found += classes_of(answers, tokenizer, background=background) if answers else []
     return list({c.name: c for c in found}.values())
 
 

@@ -36,8 +36,17 @@ class TokenClass:
     """In order, each once."""
 
     def within(self, size: int) -> TokenClass:
-        """The tokens that a head of ``size`` outputs can write."""
-        return TokenClass(self.name, tuple(i for i in self.ids if i < size))
+        """The tokens that a head of ``size`` outputs can write.
+
+        Raises :class:`UsageError` if there is none.
+        """
+        ids = tuple(i for i in self.ids if i < size)
+        if not ids:
+            raise UsageError(
+                f"none of the {len(self.ids)} tokens of the class '{self.name}' is among the "
+                f"{size:,} that the model can write."
+            )
+        return TokenClass(self.name, ids)
 
     def index(self, device: torch.device | str | None = None) -> Tensor:
         """[|C|] the ids, to index logits with."""
@@ -92,12 +101,16 @@ def token_class(name: str, tokenizer: Any) -> TokenClass:
     """
     if name not in NAMED:
         raise UnknownName("token class", name, NAMED)
-    fits = NAMED[name][0]
-    vocabulary = tokenizer.get_vocab()
-    ids = sorted({i for token, i in vocabulary.items() if fits(str(token).strip(SPACES))})
+    ids = _ids(name, tokenizer)
     if not ids:
         raise UsageError(f"the vocabulary has no token of the class '{name}'.")
-    return TokenClass(name, tuple(ids))
+    return TokenClass(name, ids)
+
+
+def _ids(name: str, tokenizer: Any) -> tuple[int, ...]:
+    fits = NAMED[name][0]
+    vocabulary = tokenizer.get_vocab()
+    return tuple(sorted({i for t, i in vocabulary.items() if fits(str(t).strip(SPACES))}))
 
 
 def number_tokens(tokenizer: Any) -> TokenClass:
@@ -110,9 +123,9 @@ def classes_of(
 ) -> list[TokenClass]:
     """The classes of tokens that a task's answers are written with.
 
-    Every class of :data:`NAMED` in whose form at least a tenth of the answers are, most first.
-    If more than half of the answers are in no such form, the class 'answers' is added: see
-    :func:`frequent`.
+    Every class of :data:`NAMED` in whose form at least a tenth of the answers are, or which
+    at least half of them hold in a sentence ('There are 14 birds'), most first. If more than
+    half of the answers are in no such form, the class 'answers' is added: see :func:`frequent`.
 
     Args:
         answers: the task's reference answers.
@@ -122,10 +135,14 @@ def classes_of(
     """
     if not answers:
         raise UsageError("token classes are found from answers, and there are none.")
-    counts = Counter(kind for answer in answers if (kind := kind_of(answer)) is not None)
-    names = [n for n, count in counts.most_common() if count >= _SHARE * len(answers)]
+    whole = [kind_of(answer) for answer in answers]
+    within = [kind or kind_within(a) for kind, a in zip(whole, answers, strict=True)]
+    enough = Counter(k for k in whole if k).items(), Counter(k for k in within if k).items()
+    counts = {k: n for k, n in enough[1] if 2 * n >= len(answers)}
+    counts |= {k: n for k, n in enough[0] if n >= _SHARE * len(answers)}
+    names = [k for k in sorted(counts, key=lambda k: -counts[k]) if _ids(k, tokenizer)]
     found = [token_class(name, tokenizer) for name in names]
-    other = [a for a in answers if kind_of(a) not in names]
+    other = [a for a, kind in zip(answers, within, strict=True) if kind not in names]
     if 2 * len(other) > len(answers):
         learned = frequent(other, tokenizer, background=background)
         found += [learned] if learned.ids else []
@@ -140,14 +157,22 @@ def kind_of(answer: str) -> str | None:
     return next((n for n, (_, whole) in NAMED.items() if whole.fullmatch(text)), None)
 
 
+def kind_within(answer: str) -> str | None:
+    """The class that a sentence holds its answer in: a leading yes or no, a time, a number."""
+    kinds = [kind_of(word.strip(",;:()\"'")) for word in answer.split()]
+    if kinds[:1] == ["yes-no"]:
+        return "yes-no"
+    return next((k for k in ("times", "numbers") if k in kinds), None)
+
+
 def frequent(
     answers: Sequence[str], tokenizer: Any, *, background: Iterable[str] = (), most: int = 64
 ) -> TokenClass:
     """The tokens that are more frequent in answers than elsewhere, at most ``most``.
 
     Ranked by the smoothed log ratio of frequencies, log (n_a + 1)/(N_a + V) - log (n_b + 1)/
-    (N_b + V); kept if they are at least twice as frequent and in two answers. Special tokens
-    are left out.
+    (N_b + V). Kept are those in two answers and at least twice as frequent as in the
+    background, if there is one. Special tokens are left out.
     """
     special = set(tokenizer.all_special_ids)
 
@@ -164,6 +189,7 @@ def frequent(
     size = len(tokenizer)
     shift = math.log((theirs.total() + size) / (mine.total() + size))
     ratio = {i: math.log((n + 1) / (theirs[i] + 1)) + shift for i, n in mine.items()}
-    kept = [i for i, r in ratio.items() if r >= math.log(2) and holding[i] >= 2]
+    least = math.log(2) if theirs else -math.inf
+    kept = [i for i, r in ratio.items() if r >= least and holding[i] >= 2]
     kept.sort(key=lambda i: (-ratio[i], i))
     return TokenClass("answers", tuple(sorted(kept[:most])))
