@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from holdfast.measures.interval import Estimate
 from holdfast.report.tables import Grid
 
 if TYPE_CHECKING:
@@ -21,36 +22,43 @@ def compare_tables(found: Comparison) -> list[Grid]:
 
 def changes_table(found: Comparison) -> Grid:
     """One line for each task."""
-    header = ("task", "before", "after", "change", "lost", "gained", "noise", "verdict")
+    header = ("task", "before", "after", "change", "95%", "lost", "won", "noise", "verdict")
     cells = tuple(
         (
             j.task,
             f"{j.before:.1f}",
             f"{j.after:.1f}",
-            f"{j.change:+.1f}",
+            f"{j.change.value:+.1f}",
+            _bounds(j.change),
             str(j.lost),
             str(j.gained),
             "" if j.noise is None else str(j.noise),
-            j.verdict if j.needed is None else f"{j.verdict} (n ~ {j.needed:,})",
+            j.verdict if j.needed is None else f"{j.verdict} (n~{j.needed:,})",
         )
         for j in found.tasks
     )
-    return Grid("Changes in points with 95% intervals, pair by pair", header, cells)
+    title = "Changes in points, example by example; lost and won: examples; noise: flips by itself"
+    return Grid(title, header, cells, words=(0, 8))
 
 
 def causes_table(diagnoses: tuple[Diagnosis, ...]) -> Grid:
     """What was lost, split into format, drift and knowledge, in percent of the lost examples."""
-    header = ("task", "lost", "format", "drift", "knowledge", "superficial", "essential")
+    header = ("task", "lost", "format", "drift", "knowledge", "superficial")
     cells = tuple(
         (
             d.task,
             str(d.lost),
-            f"{d.share['format']:.0f}",
-            f"{d.share['drift']:.0f}",
-            f"{d.share['knowledge']:.0f}",
-            str(d.superficial),
-            str(d.essential),
+            *(_short(d.share[cause]) for cause in ("format", "drift", "knowledge")),
+            _short(d.superficial),
         )
         for d in diagnoses
     )
-    return Grid("What the lost examples lost, % with 95% intervals", header, cells)
+    return Grid("What the lost examples lost, % (95%)", header, cells)
+
+
+def _short(e: Estimate) -> str:
+    return f"{e.value:.0f} ({_bounds(e, 0)})"
+
+
+def _bounds(e: Estimate, digits: int = 1) -> str:
+    return f"{e.low:.{digits}f}..{e.high:.{digits}f}"
