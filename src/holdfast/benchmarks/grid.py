@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
-import traceback
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
+from holdfast.benchmarks.executors import Executor, executor
 from holdfast.config import RunConfig
-from holdfast.errors import HoldfastError
 from holdfast.progress import Advance, Progress
 from holdfast.runs import Run
 
@@ -46,6 +43,7 @@ def run_grid(
     *,
     known: Path | None = None,
     workers: int | None = None,
+    on: Executor = "local",
     progress: Progress | None = None,
 ) -> list[Failure]:
     """Run every member that is not finished, several at a time.
@@ -53,11 +51,17 @@ def run_grid(
     Args:
         members: what to run; each has a folder of its own (``config.out``).
         known: a run with scores of the base that members may take over.
-        workers: processes; by default one for each core. Each uses one torch thread.
+        workers: how many at a time; by default one for each core. Each uses one torch thread.
+        on: ``local``: a process of this machine for each member; ``ray``: a task of a Ray
+            cluster (``RAY_ADDRESS``), or of one on this machine. Its machines share the folders.
         progress: shows a bar over all members.
 
     Returns:
-        The members that failed; the others are finished and readable at ``config.out``.
+        The members that failed, whatever they died of, each with its reason, which is also in
+        ``error.txt`` in its folder; the others are finished and readable at ``config.out``.
+
+    Raises:
+        MissingExtra: ``on="ray"`` and Ray is not installed.
     """
     progress = progress or Progress()
     left = [m for m in members if not is_finished(m)]
@@ -65,20 +69,11 @@ def run_grid(
         progress.say(f"{len(members) - len(left)} of {len(members)} runs are finished already")
     if not left:
         return []
-    workers = min(len(left), workers or os.cpu_count() or 1)
     failures: list[Failure] = []
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
-    try:
-        futures = {pool.submit(_work, m, known): m for m in left}
-        with ExitStack() as stack:
-            advance = stack.enter_context(progress.bar(f"{len(left)} runs on {workers} cores"))
-            _follow(futures, advance, progress, failures)
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
+    with executor(on, len(left), workers) as (submit, where), ExitStack() as stack:
+        futures = {submit(m.config, known): m for m in left}
+        advance = stack.enter_context(progress.bar(f"{len(left)} runs on {where}"))
+        _follow(futures, advance, progress, failures)
     return failures
 
 
@@ -96,6 +91,8 @@ def _follow(
             del waiting[future]
             error = future.exception()
             reason = f"its process died ({error})" if error is not None else future.result()
+            _keep(member, reason)
+            reason = _short(reason, member)
             if reason is not None:
                 failures.append(Failure(member, reason))
                 progress.say(f"{member.name} failed: {reason}")
@@ -106,27 +103,19 @@ def _follow(
         time.sleep(TICK)
 
 
-def _one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import torch
+def _keep(member: Member, reason: str | None) -> None:
+    """The reason of a failure beside the run, and none beside one that went well."""
+    folder = Path(member.config.out)
+    with suppress(OSError):
+        (folder / "error.txt").unlink(missing_ok=True)
+        if reason is not None and folder.is_dir():
+            (folder / "error.txt").write_text(reason + "\n", encoding="utf-8")
 
-    torch.set_num_threads(1)
 
-
-def _work(member: Member, known: Path | None) -> str | None:
-    """In a worker: None when finished, else why not."""
-    from holdfast.engine.tune import tune
-
-    try:
-        tune(member.config, known=known)
-    except HoldfastError as error:
-        return str(error)
-    except Exception:  # the other members go on; the traceback is kept whole beside the run
-        text = traceback.format_exc()
-        (Path(member.config.out) / "error.txt").write_text(text, encoding="utf-8")
-        return f"{text.strip().splitlines()[-1]} (see {member.config.out}/error.txt)"
-    return None
+def _short(reason: str | None, member: Member) -> str | None:
+    first, *more = (reason or "").strip().splitlines() or [""]
+    where = f" (see {member.config.out}/error.txt)" if more else ""
+    return None if reason is None else first + where
 
 
 def is_finished(member: Member) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.benchmarks.collect import Finished, collect, points, rows
+from holdfast.benchmarks.executors import Executor
 from holdfast.benchmarks.findings import of_plane, of_sequence
 from holdfast.benchmarks.grid import Failure, Member, run_grid
 from holdfast.config import resolve
@@ -116,6 +117,7 @@ def bench_narrow(
     orders: Sequence[str] | None = None,
     part: str = "all",
     workers: int | None = None,
+    on: Executor = "local",
     progress: Progress | None = None,
 ) -> list[Path]:
     """Run the comparison in ``out``, or what is left of it, and write its pages.
@@ -124,13 +126,16 @@ def bench_narrow(
         docs: write the pages here too.
         recipes, rates, seeds, orders: other than the defaults of each part.
         part: ``plane``, ``sequence`` or ``all``.
+        workers, on: how many runs at a time, and where (:func:`holdfast.benchmarks.grid.run_grid`).
 
     Returns:
         The pages' paths.
 
     Raises:
         UnknownName: a recipe, an order or a part that does not exist.
-        RunError: nothing could be finished.
+        MissingExtra: ``on="ray"`` and Ray is not installed.
+        RunError: runs failed. The message has each with its reason; the pages of what could be
+            finished are written before.
     """
     progress = progress or Progress()
     if part not in (*PARTS, "all"):
@@ -154,15 +159,24 @@ def bench_narrow(
     )
     progress.say("asking the base model")
     base = measure_base(everything.config, out / "base", progress=progress)
-    pages = []
+    pages: list[Path] = []
+    failed: list[Failure] = []
     for name in chosen:
         progress.say(f"{name}: {len(grids[name])} runs")
-        failures = run_grid(grids[name], known=base.path, workers=workers, progress=progress)
+        failures = run_grid(grids[name], known=base.path, workers=workers, on=on, progress=progress)
+        failed += failures
         finished = collect(grids[name])
         if not finished:
             raise RunError(f"not one run of '{name}' could be finished: {failures[0].reason}")
         for place in [out, *([docs] if docs is not None else [])]:
             pages.append(_write(place / name, name, finished, failures))
+    if failed:
+        reasons = "".join(f"\n  {f.member.name}: {f.reason}" for f in failed)
+        count = sum(len(grids[name]) for name in chosen)
+        raise RunError(
+            f"{len(failed)} of {count} runs failed; the pages are about the others. Run the same "
+            f"command to try these again:{reasons}"
+        )
     return pages
 
 

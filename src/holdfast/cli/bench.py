@@ -51,6 +51,14 @@ def narrow(
     workers: Annotated[
         int | None, typer.Option("--workers", help="Runs at a time; by default one a core.", min=1)
     ] = None,
+    executor: Annotated[
+        str,
+        typer.Option(
+            "--executor",
+            help="Where the runs work: local (processes of this machine) or ray (the cluster of "
+            "RAY_ADDRESS, or one on this machine).",
+        ),
+    ] = "local",
 ) -> None:
     """Narrow tuning on lab:vlm: what each recipe learns and loses, at matched learning.
 
@@ -58,6 +66,7 @@ def narrow(
     front. [bold]sequence[/bold]: five skills one after another, for the paper's figure 1.
     Resumable run by run.
     """
+    from holdfast.benchmarks.executors import known_executor
     from holdfast.benchmarks.narrow import bench_narrow
 
     bench_narrow(
@@ -69,5 +78,6 @@ def narrow(
         orders=orders,
         part=part,
         workers=workers,
+        on=known_executor(executor),
         progress=TerminalProgress(),
     )
