@@ -221,9 +221,10 @@ def take_turns(
 ) -> Timing:
     """Time sides against each other: ABBA for two, ABCCBA for three.
 
-    Each side's first ``warm_up`` turns are thrown away. If a side was unsteady
-    (``max/median > UNSTEADY``) everything is timed again, at most ``attempts`` times; what
-    stays unsteady shows in :meth:`Timing.spread` and no ratio of it is reported.
+    Each side's first ``warm_up`` turns are thrown away (0 for sides that have run already).
+    If a side was unsteady (``max/median > UNSTEADY``) everything is timed again, at most
+    ``attempts`` times; what stays unsteady shows in :meth:`Timing.spread` and no ratio of it
+    is reported.
 
     Args:
         sides: name to what is timed, one turn per call; the result is dropped.
