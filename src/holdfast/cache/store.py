@@ -113,12 +113,13 @@ class Store:
             return None
         if key not in self._where:
             self._look()
-        path = self._where.get(key)
-        pack = self._open(path) if path is not None else None
-        value = pack.read(key) if pack is not None else None
-        if value is None and path is not None:
-            self._forget(path)
-        return value
+        while (path := self._where.get(key)) is not None:
+            pack = self._open(path)
+            value = pack.read(key) if pack is not None else None
+            if value is not None:
+                return value
+            self._forget(path)  # another pack may hold the key too
+        return None
 
     def _open(self, path: Path) -> Pack | None:
         if path not in self._packs:
@@ -154,4 +155,4 @@ class Store:
 
     def _forget(self, path: Path) -> None:
         self._packs[path] = None
-        self._where = {k: p for k, p in self._where.items() if p != path}
+        self._where = {k: p for p, pack in self._packs.items() if pack for k in pack.keys}
