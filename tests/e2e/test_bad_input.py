@@ -152,12 +152,16 @@ def test_another_runs_folder(user, capsys):
     out = ["--out", tmp_path / "r", "--set", "evaluate.limit=1", "--lr", "1e-3"]
     code, _, err = run(capsys, *tune(data, *out))
     assert code == 0, err
-    kept = {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()}
+    kept = {
+        p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file() and p.name != ".lock"
+    }
     refused(capsys, 5, ["another run", "sa-proj"], *tune(data, *out, method="sa-proj"))
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.tex").write_text("x")
     refused(capsys, 5, ["holds no run"], *tune(data, "--out", tmp_path / "papers"))
-    assert kept == {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()}
+    assert kept == {
+        p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file() and p.name != ".lock"
+    }
 
 
 def test_a_full_disk(user, capsys, monkeypatch):
