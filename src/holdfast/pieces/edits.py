@@ -46,10 +46,18 @@ class Interpolate:
         precise = torch.promote_types(tuned.dtype, torch.float32)
         previous, first = start.to(tuned.device, precise), base.to(tuned.device, precise)
         choices = {"previous": previous, "base": first, "both": (previous + first) / 2}
-        anchor = choices[self.anchor]
-        if self.alpha in (0, 1):  # lerp would turn -0.0 into 0.0
-            return (anchor if self.alpha else tuned).to(tuned.dtype, copy=True)
-        return torch.lerp(tuned.to(precise), anchor, self.alpha).to(tuned.dtype)
+        return between(tuned, choices[self.anchor], self.alpha)
+
+
+def between(tuned: Tensor, anchor: Tensor, alpha: float) -> Tensor:
+    """``alpha * anchor + (1 - alpha) * tuned`` in the dtype of ``tuned``, see Interpolate."""
+    import torch
+
+    precise = torch.promote_types(tuned.dtype, torch.float32)
+    anchor = anchor.to(tuned.device, precise)
+    if alpha in (0, 1):  # lerp would turn -0.0 into 0.0
+        return (anchor if alpha else tuned).to(tuned.dtype, copy=True)
+    return torch.lerp(tuned.to(precise), anchor, alpha).to(tuned.dtype)
 
 
 def same_weights(tuned: Mapping[str, Tensor], others: Mapping[str, Mapping[str, Tensor]]) -> None:
