@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import ModelError
+from holdfast.models.head import head_sees
 from holdfast.pieces import sharding
 
 if TYPE_CHECKING:
@@ -23,51 +22,13 @@ def next_labels(labels: Tensor) -> Tensor:
     return shifted
 
 
-def head_of(model: nn.Module) -> nn.Module:
-    """The output head. Raises :class:`ModelError` if there is none."""
-    get = getattr(model, "get_output_embeddings", None)
-    head = get() if get is not None else None
-    if not isinstance(head, nn.Module):
-        raise ModelError(f"{type(model).__name__} has no language-model head to take logits from.")
-    return head
-
-
-@contextmanager
-def head_sees(model: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Within, the model's head gets the hidden states at ``positions`` only.
-
-    The model's own forward then returns logits of shape [1, N, V] with whatever it does after
-    the head (soft caps, logit scales), and no logit of another position is ever formed. This
-    is exact: the head works on each position by itself.
-
-    Args:
-        positions: [B, T] bool with N true entries.
-
-    Raises:
-        ModelError: the model has no output head.
-    """
-    head = head_of(model)
-
-    def choose(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden = inputs[0]
-        assert hidden.shape[:2] == positions.shape, (
-            f"the head got hidden states {tuple(hidden.shape)} for tokens {tuple(positions.shape)}"
-        )
-        return (hidden[positions].unsqueeze(0), *inputs[1:])
-
-    handle = head.register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def logits_at(
     model: nn.Module,
     inner: nn.Module,
     inputs: Mapping[str, Any],
     positions: Tensor,
     call: Callable[..., Any] | None = None,
+    seen: list[Tensor] | None = None,
 ) -> Tensor:
     """[N, V] logits at ``positions`` [B, T].
 
@@ -76,8 +37,9 @@ def logits_at(
         inner: the model itself, whose head is hooked.
         inputs: everything but the labels.
         call: how to call it; by default ``model(**inputs)``.
+        seen: gets what the head reads there, [N, D].
     """
-    with head_sees(inner, positions):
+    with head_sees(inner, positions, seen):
         outputs = (call or model)(**inputs, use_cache=False)
     logits: Tensor = outputs.logits[0]
     return logits

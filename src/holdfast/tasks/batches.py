@@ -51,6 +51,8 @@ def in_batches(
     while len(results) < len(order):
         longest = lengths[order[len(results)]]
         rows = order[len(results) :][: room.rows(longest, batch_size)]
+        if batch_size == "auto":
+            rows = rows[: room.alike([lengths[i] for i in rows])]
         room.begin()
         done = attempt(lambda rows=rows: work(rows), len(rows))  # type: ignore[misc]
         if done is None:

@@ -14,6 +14,7 @@ from holdfast.data.records import Record
 from holdfast.errors import DataError
 from holdfast.progress import Advance
 from holdfast.tasks.batches import Prompts, asked, forward_names, in_batches, to_model
+from holdfast.tasks.branches import branch_logits, distrust, may_branch, settle, width_of
 from holdfast.tasks.caches import fork, is_plain, slides
 from holdfast.tasks.room import BatchSize, room_of
 
@@ -177,11 +178,51 @@ class _Reader:
         self, prompts: Sequence[Encoded], continuations: Sequence[Sequence[Ids]]
     ) -> list[list[Likelihood]]:
         pairs = list(dict.fromkeys((b, c) for b, cs in enumerate(continuations) for c in cs))
+        if (branched := self._branched(prompts, continuations)) is not None:
+            return branched
         found = self._shared(prompts, pairs) if self.shares else None
         if found is None:
             found = self._whole(prompts, pairs)
         scored = dict(zip(pairs, found, strict=True))
         return [[scored[b, c] for c in cs] for b, cs in enumerate(continuations)]
+
+    def _branched(
+        self, prompts: Sequence[Encoded], continuations: Sequence[Sequence[Ids]]
+    ) -> list[list[Likelihood]] | None:
+        """Every continuation as a branch of its prompt; None where another way is needed.
+
+        The first batch of a model is read in another way too, and branches are used only if the
+        numbers are the same.
+        """
+        many = [list(dict.fromkeys(cs)) for cs in continuations]
+        if not self.shares or _header(prompts) or all(len(c) == 1 for cs in many for c in cs):
+            return None
+        width = max(width_of(p, cs) for p, cs in zip(prompts, many, strict=True))
+        sure = may_branch(self.model, width)
+        if sure is False:
+            return None
+        try:
+            logits = branch_logits(self.model, prompts, many, self.pad_id)
+        except (ValueError, TypeError, NotImplementedError):
+            distrust(self.model)
+            return None
+        found = [
+            dict(
+                zip(
+                    cs,
+                    (_likelihoods(z[None], [c])[0] for z, c in zip(row, cs, strict=True)),
+                    strict=True,
+                )
+            )
+            for row, cs in zip(logits, many, strict=True)
+        ]
+        if sure is None:
+            pairs = [(b, c) for b, cs in enumerate(many) for c in cs]
+            other = self._shared(prompts, pairs) or self._whole(prompts, pairs)
+            mine = [found[b][c].logprob for b, c in pairs]
+            if not settle(self.model, mine, [one.logprob for one in other]):
+                return None
+        return [[row[c] for c in cs] for row, cs in zip(found, continuations, strict=True)]
 
     def _shared(
         self, prompts: Sequence[Encoded], pairs: Sequence[tuple[int, Ids]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,10 @@ AUTO_ROWS = {"cpu": 64, "cuda": 512}
 """Rows per batch for ``"auto"``, at most, by kind of device."""
 AUTO_TOKENS = {"cpu": 2**14, "cuda": 2**16}
 """Padded tokens per batch for ``"auto"``, at first, by kind of device."""
+BUSY = {"cpu": 2**8, "cuda": 2**14}
+"""Padded tokens per batch from which a larger batch is hardly faster, by kind of device."""
+_ALIKE = 0.85
+"""Rows of a batch have at least this share of its longest row's tokens, if they can."""
 _SPARE = 0.8
 """Share of the free memory that a batch is planned to take."""
 _PATIENCE = 32
@@ -57,6 +62,18 @@ class Room:
             return max(1, min(AUTO_ROWS.get(self.device.type, AUTO_ROWS["cuda"]), tried))
         # a size that the user chose is used, until it is known not to fit
         return max(1, min(batch_size, int(min(self.ceiling, batch_size * longest) // longest)))
+
+    def alike(self, lengths: Sequence[int]) -> int:
+        """How many of these rows (the longest first) to take, so that little is padding.
+
+        A row under ``_ALIKE`` of the longest waits for the next batch, once this one has enough
+        tokens to keep the device busy.
+        """
+        enough = BUSY.get(self.device.type, BUSY["cuda"])
+        for count, length in enumerate(lengths):
+            if length < _ALIKE * lengths[0] and count * lengths[0] >= enough:
+                return count
+        return len(lengths)
 
     def begin(self) -> None:
         """A batch begins: its peak is measured from here."""
