@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli._console import TerminalProgress, output, people, print_json
+from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle
 from holdfast.errors import UsageError
 from holdfast.progress import Progress
 
@@ -67,6 +68,9 @@ def command(
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars.")] = False,
+    allow_code: AllowCode = False,
+    allow_pickle: AllowPickle = False,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Ask two models the same questions, and say what the change did.
 
@@ -82,21 +86,24 @@ def command(
     from holdfast.changes.compare import compare
     from holdfast.changes.verdict import GATE_CODES
     from holdfast.report.compare import compare_tables
+    from holdfast.trust import Trust, trusting
 
     limit_points = _points(max_forgetting) if max_forgetting is not None else None
-    found = compare(
-        base,
-        tuned,
-        tasks,
-        limit=limit,
-        max_forgetting=limit_points,
-        margin=margin,
-        noise=noise,
-        diagnose=diagnose,
-        batch_size=batch_size or "auto",
-        out=out,
-        progress=Progress() if quiet or as_json else TerminalProgress(),
-    )
+    trust = Trust(remote_code=allow_code, pickle=allow_pickle, outside=allow_outside)
+    with trusting(trust):
+        found = compare(
+            base,
+            tuned,
+            tasks,
+            limit=limit,
+            max_forgetting=limit_points,
+            margin=margin,
+            noise=noise,
+            diagnose=diagnose,
+            batch_size=batch_size or "auto",
+            out=out,
+            progress=Progress() if quiet or as_json else TerminalProgress(),
+        )
     if as_json:
         print_json(found.to_json())
     else:
