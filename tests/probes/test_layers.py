@@ -99,6 +99,18 @@ def test_one_changed_down_projection_shows_where_it_is(kind: str):
     assert total[0, "mlp"] == pytest.approx(sum(values) / len(values), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", list(PAIRS))
+def test_changed_attention_is_not_charged_to_the_mlp_behind_it(kind: str):
+    base, processor, prompts = PAIRS[kind]()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        writers(tuned)[0, "attn"].weight.mul_(1.5)
+    result = layers(base, tuned, processor, prompts)
+    own = table(result, "delta_by_weights")
+    assert {k for k, v in own.items() if v != 0} == {(0, "attn")}
+    assert table(result, "delta_by_inputs")[0, "mlp"] == table(result, "delta")[0, "mlp"] > 0
+
+
 def test_rolled_back_layer_is_the_only_one_that_has_changed_weights():
     base, processor, prompts = text_pair()
     tuned = noisy(base, 0.2)
