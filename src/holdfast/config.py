@@ -121,7 +121,8 @@ class Train(_Strict):
     loss_on: Literal["answer", "llava_next_compat", "all"] = "answer"
     max_length: Count | None = None
     """Tokens; longer text is cut, images never are. None: the model's positions."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Compute activations twice to keep fewer of them; ``auto``: where they would not fit."""
     cache: Text = "auto"
     """What is the same in every epoch is computed once and kept: ``auto`` (in memory, for larger
     models also in the user's cache folder or ``HOLDFAST_CACHE``), ``off``, or a folder."""

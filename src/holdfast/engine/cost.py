@@ -85,7 +85,7 @@ def _reckon(checked: Preflight, bound: Bound) -> Trial:
     config = load_config(checked.folder)
     inner = getattr(config, "text_config", config)
     width, depth = int(inner.hidden_size), int(inner.num_hidden_layers)
-    per_token = 2 * width * depth * (34 if not checked.train.gradient_checkpointing else 2)
+    per_token = 2 * width * depth * (2 if checked.train.gradient_checkpointing is True else 34)
     activations = int(per_token * size * max(s.longest for s in checked.surveys))
     device = pick_device(None)
     already = memory.peak(device) if device.type == "cpu" else 0
