@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from holdfast.data.aligned import count_tokens
+from holdfast.data.batch import collate
 from holdfast.data.dataset import DataSet
 from holdfast.data.problems import data_error
 from holdfast.data.records import Record
@@ -57,6 +58,10 @@ class EncodedSet(Sequence[Mapping[str, "Tensor"]]):
 
     def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
         return (self[i] for i in range(len(self)))
+
+    def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Encoded records as one batch, padded on the right."""
+        return collate(rows, pad_id=self.encoder.pad_id)
 
     def size(self, index: int) -> tuple[int, int]:
         """Tokens of a record, and how many of them the loss reads. Encodes it only once."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Dataset
 
+from holdfast.carried import AGAIN, MEMORY, Rehearses
 from holdfast.data.aligned import count_tokens
 from holdfast.data.bucketing import even_cuts, like_lengths, like_totals, padded, regroup
 from holdfast.errors import ConfigError
@@ -116,6 +117,11 @@ class Schedule:
         """Examples in a pass, at most."""
         return -(-max(map(len, self.steps)) // (self.passes * self.world))
 
+    @property
+    def widest(self) -> int:
+        """Tokens in a pass, at most, with padding."""
+        return self.largest * max(self.sources.tokens(d) for step in self.steps for d in step)
+
     def groups(self, step: int) -> list[list[Draw]]:
         """The passes of an optimizer step: like lengths together, or like totals if packed."""
         drawn = self.steps[step]
@@ -189,7 +195,8 @@ def schedule(
 
 
 def _check_sources(plan: Plan, wanted: Sequence[str], sizes: Mapping[str, int]) -> None:
-    given = [name for name in sizes if name != NEW]
+    own = (NEW, MEMORY, AGAIN) if isinstance(plan.feed, Rehearses) else (NEW,)
+    given = [name for name in sizes if name not in own]
     for name in wanted:
         if not sizes.get(name):
             raise ConfigError(

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
+from holdfast.anatomy import select
 from holdfast.config import Train
+from holdfast.engine import memory
 from holdfast.engine.bound import Bound
+from holdfast.engine.carrying import load_running_state, running_state
 from holdfast.engine.checkpoints import LeaveInOrder, Seal, newest_step
 from holdfast.engine.drawn import Drawn
 from holdfast.engine.feeding import Collate, Passes, Schedule, Sources, schedule
@@ -24,6 +28,9 @@ from holdfast.engine.stops import Losses, Place, telling
 from holdfast.engine.world import world
 from holdfast.plan import Plan
 from holdfast.progress import Advance
+
+RUNNING = "running.safetensors"
+"""In a checkpoint: what the plan's pieces have gathered in this stage."""
 
 
 class StageTrainer(SpreadTrainer):
@@ -57,6 +64,15 @@ class StageTrainer(SpreadTrainer):
         self.losses.place.step = self.state.global_step
         self.losses.check_weights(state_dict)
         super()._save(output_dir, state_dict)
+        running = running_state(self.plan)
+        if running:
+            save_file(running, Path(output_dir or self.args.output_dir) / RUNNING)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        file = Path(resume_from_checkpoint) / RUNNING
+        if file.exists():
+            load_running_state(self.plan, load_file(file))
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -159,7 +175,10 @@ def train_stage(
     read = Sources(examples, sources)
     planned = schedule(plan, read, train, seed=seed, device=device.type, packed=packed)
     steps = len(planned.steps)
-    arguments = _arguments(train, planned, seed, folder, device)
+    twice = _twice(train, plan, model, planned, device)
+    if twice and train.gradient_checkpointing == "auto":
+        place.say("activations would not fit into memory: they are computed twice")
+    arguments = _arguments(train, planned, seed, folder, device, twice)
     seal = Seal({"plan": plan.name, "seed": seed, "steps": steps}, place.say)
     trainer = StageTrainer(
         model=model,
@@ -214,10 +233,9 @@ def _values(bound: Bound, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _arguments(
-    train: Train, planned: Schedule, seed: int, folder: Path, device: torch.device
+    train: Train, planned: Schedule, seed: int, folder: Path, device: torch.device, twice: bool
 ) -> TrainingArguments:
     steps = len(planned.steps)
-    bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,  # an item of the data set is a whole pass
@@ -228,8 +246,8 @@ def _arguments(
         warmup_steps=math.ceil(train.warmup * steps),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
-        **(_CHECKPOINTED if train.gradient_checkpointing else {}),
-        bf16=bf16,
+        **(_CHECKPOINTED if twice else {}),
+        bf16=_half(train, device),
         seed=seed,
         data_seed=seed,
         save_strategy="steps",
@@ -250,6 +268,24 @@ _CHECKPOINTED: dict[str, Any] = {
     "gradient_checkpointing_kwargs": {"use_reentrant": False},
 }
 """The kind that needs no gradient at the embeddings, so that the backward pass can stop early."""
+
+
+def _half(train: Train, device: torch.device) -> bool:
+    """Whether the arithmetic is in bfloat16."""
+    return train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
+
+
+def _twice(
+    train: Train, plan: Plan, model: nn.Module, planned: Schedule, device: torch.device
+) -> bool:
+    """Whether activations are computed twice: as told, or because they would not fit."""
+    if train.gradient_checkpointing != "auto":
+        return train.gradient_checkpointing
+    trained = sum(p.numel() for p in model.parameters()) if plan.train is not None else 0
+    if isinstance(plan.train, str):
+        trained = select(model, plan.train).count
+    half = _half(train, device)
+    return memory.is_short(model.config, trained, planned.widest, device, half=half)
 
 
 def _restore(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.carried import Ended
 from holdfast.config import RunConfig
-from holdfast.data import collate
-from holdfast.engine import memory
+from holdfast.engine import carrying, memory
 from holdfast.engine.continual import watchers
 from holdfast.engine.preflight import Preflight, preflight
 from holdfast.engine.provenance import provenance
@@ -166,6 +166,8 @@ class _Tuning:
             try:
                 if self.run.stage_done(stage) is not None:
                     check_delta(folder)
+                    if stage < len(self.checked.skills):
+                        carrying.check(self.checked.plan, folder)
                     return stage
             except (RunError, ModelError) as error:
                 self.progress.say(f"{error} Stage {stage} is trained again.")
@@ -233,15 +235,18 @@ class _Tuning:
         keeps_adapter = self.here.first and not checked.plan.settle
         kept = {n: v.to(self.device) for n, v in self.base_weights.items()}
         examples = checked.surveys[stage - 1].encoded
+        earlier = [survey.encoded for survey in checked.surveys[: stage - 1]]
+        before = self.run.stage_folder(stage - 1) if stage > 1 else None
+        plan = carrying.recall(checked.plan, before)
         title = f"stage {stage} of {len(checked.skills)}: {skill.label}, {checked.plan.name}"
         self.progress.say(title)
         self.place.work = f"stage {stage} of {len(checked.skills)} ({skill.label})"
         with self.progress.bar(title) as advance:
             trained = train_stage(
-                checked.plan,
+                plan,
                 self.model,
                 examples,
-                lambda rows: collate(rows, pad_id=examples.encoder.pad_id),
+                examples.collate,
                 checked.train,
                 folder=folder / "checkpoints",
                 seed=self.run.config.seed * 1000 + stage,
@@ -252,7 +257,7 @@ class _Tuning:
                 ),
                 # an adapter that is edited after it was merged is not the stage's result
                 adapter_folder=folder / "adapter" if keeps_adapter else None,
-                sources=checked.sources[stage - 1],
+                sources={**checked.sources[stage - 1], **carrying.rehearsed(plan, earlier)},
                 place=self.place,
                 watchers=watchers(checked, stage, self.run.path, self.progress),
             )
@@ -264,6 +269,12 @@ class _Tuning:
         self.structure = adapt.structure() if adapt is not None else self.structure
         with telling(self.place):
             self._save(folder, {"trained_parameters": trained.trained})
+            if stage < len(checked.skills):
+                changed = tuple(trained.changed)
+                seed = self.run.config.seed
+                ended = Ended(stage, seed, self.model, changed, examples, examples.collate)
+                carrying.keep(plan, ended, folder if self.here.first else None)
+                self.here.wait()
         self.run.finish_stage(
             stage,
             {

@@ -1,0 +1,164 @@
+"""What a plan's pieces carry from stage to stage, and what they see of a step ahead of it.
+
+A piece of a plan (a term, an update, the feed) is a value: made once, read by every stage. One
+that has to know something of earlier stages (importances, exemplars, logits) is besides a
+:class:`Remembers`. At the end of a stage the engine asks it what to keep, writes that to the
+run's ``stages/NN/carried/NAME.safetensors`` before the stage counts as done, and hands it to
+:meth:`Remembers.recall` when the next one begins; so a run that was killed goes on with the
+numbers that it would have had.
+
+Two smaller protocols: a piece that gathers something *while* a stage trains is
+:class:`Running`, and its state goes into every checkpoint; one that needs gradients or batches
+before the passes of a step is :class:`LooksAhead`.
+
+No torch at import time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+from holdfast.plan import Draw, Feed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+State = Mapping[str, "Tensor"]
+"""What a piece keeps: tensors by name, of any shape and dtype; empty in the first stage."""
+
+MEMORY = "memory"
+"""The source that the engine fills with the examples of earlier stages that a feed remembers."""
+AGAIN = "memory-again"
+"""The same examples as :data:`MEMORY`, for a feed that draws of them twice."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A stage that was trained and settled, for pieces to read what they keep off it."""
+
+    stage: int
+    """From 1."""
+    seed: int
+    """The run's, the same in every stage."""
+    model: nn.Module
+    """As the next stage will find it, in evaluation mode and frozen."""
+    weights: tuple[str, ...]
+    """Names, in ``model.named_parameters()``, of what this stage may have changed."""
+    examples: Sequence[Any]
+    """The stage's own data, encoded."""
+    collate: Callable[[list[Any]], Mapping[str, Any]]
+    memory: Sequence[tuple[int, int]] = ()
+    """The (stage, index) of the examples that the next stage can replay; given once the feed
+    has kept them."""
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Some of the stage's examples as one batch on the model's device, labels included."""
+        device = next(self.model.parameters()).device
+        rows = dict(self.collate([self.examples[i] for i in indices]))
+        return {k: v.to(device) if hasattr(v, "to") else v for k, v in rows.items()}
+
+    def batches(self, size: int, most: int | None = None) -> Iterator[dict[str, Any]]:
+        """The stage's examples in batches of ``size``; of more than ``most``, a seeded sample."""
+        import random
+
+        order: Sequence[int] = range(len(self.examples))
+        if most is not None and most < len(order):
+            order = sorted(random.Random(self.seed * 1000 + self.stage).sample(order, most))
+        for start in range(0, len(order), size):
+            yield self.batch(order[start : start + size])
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A piece that carries state from one stage to the next."""
+
+    name: str
+    """Of its file; a plan holds no two of one name."""
+
+    def keep(self, ended: Ended) -> State:
+        """All that the next stages need to know: what it recalled itself, and this stage's.
+
+        Leaves the model's weights, modes and the random state as they are.
+        """
+        ...
+
+    def recall(self, state: State) -> Self:
+        """The piece for the stage that begins, knowing what was kept at the end of the one
+        before (on the CPU). The piece itself does not change."""
+        ...
+
+
+@runtime_checkable
+class Rehearses(Remembers, Feed, Protocol):
+    """A feed that draws from examples of earlier stages.
+
+    Its draws name :data:`MEMORY` (and :data:`AGAIN`); the index is the place in
+    :meth:`exemplars`. In the first stage ``sizes`` has no such source.
+    """
+
+    def exemplars(self) -> Sequence[tuple[int, int]]:
+        """(stage from 1, index in that stage's own data) of each remembered example."""
+        ...
+
+    def foresee(self, sizes: Sequence[int], seed: int) -> Sequence[tuple[int, int]]:
+        """As many as there will be after stages of ``sizes`` examples, as likely ones: what a
+        run costs is counted before anything was trained."""
+        ...
+
+
+@runtime_checkable
+class Running(Protocol):
+    """A piece that gathers state within a stage. Named as the terms of a plan are."""
+
+    name: str
+
+    def state(self) -> State:
+        """What a checkpoint has to hold of it, after an optimizer step."""
+        ...
+
+    def load(self, state: State) -> None:
+        """Go on from what :meth:`state` returned."""
+        ...
+
+
+@dataclass
+class Ahead:
+    """An optimizer step that is about to be made."""
+
+    parameters: Mapping[str, Tensor]
+    """The trainable weights by name; a piece may move them in place."""
+    batches: list[dict[str, Any]]
+    """The step's passes. A piece may put others in their place, with the same keys."""
+    rate: float
+    """The step's learning rate."""
+    gradients: Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
+    """The gradient of the plan's whole loss over some batches, as if they were the step."""
+    losses: Callable[[Sequence[Mapping[str, Any]]], list[Tensor]]
+    """For each batch [B]: the mean cross-entropy of each row's answer; no gradient."""
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A piece that acts between the reading of a step's examples and the passes over them."""
+
+    name: str
+
+    def look_ahead(self, step: Ahead) -> None:
+        """Called once per optimizer step, in one process, before its first pass."""
+        ...
+
+
+__all__ = [
+    "AGAIN",
+    "MEMORY",
+    "Ahead",
+    "Draw",
+    "Ended",
+    "LooksAhead",
+    "Rehearses",
+    "Remembers",
+    "Running",
+    "State",
+]
