@@ -27,7 +27,7 @@ from holdfast.errors import PlanConflict
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from holdfast.anatomy import Anatomy
+    from holdfast.anatomy import Anatomy, Selection
 
 Reference = Literal["stage", "base"]
 """Which frozen model a term compares with: the one at the start of this stage, or of the run."""
@@ -92,6 +92,20 @@ class WeightTerm(Protocol):
 
     def __call__(self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Tensor:
         """Scalar. ``parameters``: the trainable weights now; ``start``: the same at stage start."""
+        ...
+
+
+class Choice(Protocol):
+    """Which weights may move, where that is drawn or measured when a stage begins.
+
+    ``str()`` of it says in a few words what it chooses, for messages.
+    """
+
+    def __call__(self, anatomy: Anatomy, seed: int) -> Selection:
+        """A pure function of the model's parts and the stage's seed.
+
+        Raises ``SelectorError`` if it chooses nothing in this model.
+        """
         ...
 
 
@@ -221,8 +235,10 @@ class Plan:
 
     name: str
     """The method's name with its settings, as a user would write it."""
-    train: str | None = None
-    """A selector. None with an adapter: only the adapter trains. None without: an error."""
+    train: str | Choice | None = None
+    """A selector, or a :class:`Choice` made anew in each stage.
+
+    None with an adapter: only the adapter trains. None without: an error."""
     adapt: Adapter | None = None
     learn: tuple[TokenTerm | WeightTerm, ...] = ()
     """Added to the cross-entropy on the answers (or replacing it, see ``TokenTerm.fits``)."""
@@ -252,6 +268,21 @@ class Plan:
             raise PlanConflict(
                 f"{' and '.join(fitting)} each replace the loss on the new data; keep one of them."
             )
+
+    def selection(self, anatomy: Anatomy, seed: int = 0) -> Selection | None:
+        """What ``train`` means in a model and a stage; None if the plan leaves it open.
+
+        Args:
+            seed: the stage's; a selector does not depend on it.
+
+        Raises:
+            SelectorError: nothing is selected, or the text cannot be read.
+        """
+        if self.train is None:
+            return None
+        if isinstance(self.train, str):
+            return anatomy.select(self.train)
+        return self.train(anatomy, seed)
 
     def __or__(self, other: Plan) -> Plan:
         """Both plans at once. Raises :class:`PlanConflict` if they want the same slot."""
@@ -295,6 +326,11 @@ def _adapted(a: Plan, b: Plan) -> str:
 def _conflict(slot: str, a: Plan, b: Plan) -> str:
     first, second = a.owners[slot], b.owners[slot]
     if slot == "train":
+        if not (isinstance(a.train, str) and isinstance(b.train, str)):
+            return (
+                f"'{first}' trains {a.train} and '{second}' trains {b.train}: a plan has one "
+                "choice of weights. Keep one of them; what is drawn takes a scope."
+            )
         return (
             f"'{first}' trains {a.train} and '{second}' trains {b.train}: a plan has one choice "
             f"of weights. To train both, use one selector: train:select='{a.train} + {b.train}'."

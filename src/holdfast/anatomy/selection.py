@@ -89,6 +89,23 @@ def select(parts: Sequence[Part], text: str) -> Selection:
     return Selection(text, taken, _parameters(parts, taken), notes)
 
 
+def of_parts(parts: Sequence[Part], taken: Iterable[Part], text: str) -> Selection:
+    """The selection of exactly these parts of a model, whatever they have in common.
+
+    Args:
+        parts: all of the model's.
+        taken: those that are selected.
+        text: what they are, in words; it need not be a selector.
+
+    Raises :class:`holdfast.errors.SelectorError` if none is taken.
+    """
+    wanted = set(taken)
+    chosen = tuple(p for p in parts if p in wanted)
+    if not chosen:
+        raise SelectorError(f"{printable(text):.200} is nothing in this model. {existing(parts)}")
+    return Selection(text, chosen, _parameters(parts, chosen), tuple(_notes(chosen)))
+
+
 class _Resolver:
     """Turns a parsed selector into the indices of parts."""
 

@@ -77,7 +77,9 @@ class Bound:
             parameter.copy_(values[name])
 
 
-def bind(plan: Plan, model: nn.Module, *, base: Mapping[str, Tensor] | None = None) -> Bound:
+def bind(
+    plan: Plan, model: nn.Module, *, base: Mapping[str, Tensor] | None = None, seed: int = 0
+) -> Bound:
     """Attach, select, freeze.
 
     Args:
@@ -85,6 +87,7 @@ def bind(plan: Plan, model: nn.Module, *, base: Mapping[str, Tensor] | None = No
         model: the model at the start of the stage.
         base: values that weights had when the run began, for those that earlier stages
             changed; the others are as they are now.
+        seed: the stage's, for a choice of weights that is drawn.
 
     Raises:
         SelectorError: the plan's selector selects nothing in this model.
@@ -104,10 +107,9 @@ def bind(plan: Plan, model: nn.Module, *, base: Mapping[str, Tensor] | None = No
             for p in attached.parameters()
             if p.requires_grad and id(p) in names and names[id(p)] not in touched
         ]
-    elif plan.train is not None:
+    elif (selection := plan.selection(found, seed)) is not None:
         from holdfast.pieces.rows import KeepRows
 
-        selection = found.select(plan.train)
         selection.apply(model)
         touched = list(selection.parameters)
         if any(rows is not None for rows in selection.parameters.values()):

@@ -72,7 +72,8 @@ class PlanMixin:
                 "trainer reads its own; use holdfast.tune or 'holdfast tune'."
             )
         super().__init__(*args, **kwargs)
-        self.bound = bind(self.plan, self.model, base=self.base_weights)
+        seed: int = self.args.seed  # type: ignore[attr-defined]
+        self.bound = bind(self.plan, self.model, base=self.base_weights, seed=seed)
         self.model: nn.Module = self.bound.model
         self.model_wrapped = self.model
         token = [t for t in self.plan.learn if isinstance(t, TokenTerm)]

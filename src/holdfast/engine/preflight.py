@@ -117,7 +117,7 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
         progress.say(said)
     shape = load_meta(str(base_folder))
     found, room = anatomy(shape), context_length(shape)
-    selection = found.select(plan.train) if plan.train is not None else None
+    selection = plan.selection(found, config.seed * 1000 + 1)
     if selection is None and plan.adapt is None:
         raise UsageError(
             f"'{plan.name}' says neither which weights train nor which modules to add; combine it "

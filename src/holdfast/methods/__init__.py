@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from holdfast.errors import ConfigError, PlanConflict
 from holdfast.methods._registry import METHODS, Described, build, describe, published
 from holdfast.methods._text import parse, split
+from holdfast.methods.hft import hft
 from holdfast.methods.lora import lora
 from holdfast.methods.lwf import lwf
 from holdfast.methods.narrow import (
@@ -48,6 +49,7 @@ __all__ = [
     "full",
     "full_llm",
     "gate_up",
+    "hft",
     "last_n",
     "lora",
     "lwf",

@@ -37,6 +37,7 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.lwf",
     "holdfast.methods.wise_ft",
     "holdfast.methods.two_experts",
+    "holdfast.methods.hft",
 )
 """Every method by name: ours, and third parties' (entry-point group ``holdfast.methods``)."""
 

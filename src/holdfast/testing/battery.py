@@ -81,7 +81,7 @@ def check_training(made: Plan, make: Callable[[], Tiny] = tiny_llama) -> bool:
     logits = _logits(tiny.model, tiny.batch)
     reached = _reached(make())
     with tempfile.TemporaryDirectory() as folder:
-        problem = _problem(SelectorError, lambda: anatomy(tiny.model).select(made.train or "all"))
+        problem = _problem(SelectorError, lambda: made.selection(anatomy(tiny.model)))
         if problem is not None:
             assert "There is" in problem, f"the error does not list what exists: {problem}"
             return False
