@@ -4,6 +4,7 @@
     tune(model, data, method, ...) teach a skill, measure what was learned and lost
     evaluate(model, tasks)         score a model
     compare(base, tuned, tasks)    what a change did: lost, gained, and whether it is real
+    repair(base, tuned, ...)       take the harm of a change back, keep the skill; no training
     with_plan(Trainer, method)     the same training inside a script of your own
     continual_evaluation(tasks, p) a callback that scores tasks while any Trainer trains
     select(model, "gate-up")       the weights that a selector or recipe means
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.anatomy import select
     from holdfast.api import evaluate, tune
     from holdfast.changes.compare import compare
+    from holdfast.changes.repair.search import repair
     from holdfast.engine.continual import continual_evaluation
     from holdfast.engine.mixin import with_plan
     from holdfast.models.loading import load
@@ -38,6 +40,7 @@ _HOMES = {
     "evaluate": "holdfast.api",
     "export": "holdfast.models.saving",
     "load": "holdfast.models.loading",
+    "repair": "holdfast.changes.repair.search",
     "select": "holdfast.anatomy",
     "tune": "holdfast.api",
     "with_plan": "holdfast.engine.mixin",
@@ -51,6 +54,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "repair",
     "select",
     "tune",
     "with_plan",

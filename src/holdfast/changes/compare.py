@@ -16,6 +16,7 @@ import numpy as np
 from holdfast.changes.paired import Pairs
 from holdfast.changes.verdict import MARGIN, Gated, Judged, gate, judge, mean_loss
 from holdfast.errors import UsageError, need
+from holdfast.measures.answers import became
 from holdfast.measures.interval import LEVEL, Estimate, finite
 from holdfast.progress import Progress
 from holdfast.runs.files import write_json, write_text
@@ -111,15 +112,6 @@ class Comparison:
         }
 
 
-def became(before: Answer, after: Answer) -> str:
-    """'lost', 'gained', 'kept' (as right as before, and right) or 'missed' (wrong both times)."""
-    if after.score < before.score:
-        return "lost"
-    if after.score > before.score:
-        return "gained"
-    return "kept" if before.score > 0 else "missed"
-
-
 def compare(
     base: str,
     tuned: str,
@@ -145,7 +137,7 @@ def compare(
         noise: ask the base a second time in other batches, for what flips by itself.
         diagnose: try every lost example again, to split the loss into format, drift and
             knowledge (:mod:`holdfast.changes.diagnose`).
-        out: a folder for ``compare.json`` and every answer.
+        out: a folder for the report, ``compare.json`` and every answer.
 
     Raises:
         UsageError, UnknownName, ModelError, DataError: checked before any weights load, as far
@@ -165,7 +157,7 @@ def compare(
         raise UsageError("name at least one task with --tasks.")
     for name in (base, tuned):
         resolve(name)
-    chosen = load_tasks(names, model=_family(base), limit=limit)
+    chosen = load_tasks(names, model=family(base), limit=limit)
     one, before, again = _ask(base, chosen, batch_size, noise, progress)
     if not diagnose:
         one.model = None
@@ -187,7 +179,10 @@ def compare(
         split = diagnose_all(one, two, chosen, found, progress=progress)
         found = dataclasses.replace(found, diagnoses=tuple(split))
     if out is not None:
+        from holdfast.report.compare_page import write_compare_report
+
         keep(found, Path(out))
+        write_compare_report(Path(out), found, chosen)
     return found
 
 
@@ -262,7 +257,7 @@ def _ask(
     return loaded, first, evaluate(*work, batch_size=NOISE_ROWS, progress=progress)
 
 
-def _family(base: str) -> str:
+def family(base: str) -> str:
     """The lab name behind a run or a delta, which lab suites are defined by."""
     from holdfast.models.saving import read_delta
     from holdfast.models.source import DELTA, fetch, resolve
@@ -283,6 +278,8 @@ def _facts(one: Loaded, two: Loaded, tasks: Sequence[str], limit: int | None) ->
         "base_hash": one.hash,
         "tuned_on": two.base,
         "tuned_base_hash": two.hash,
+        "tasks": list(tasks),
+        "limit": limit,
         "holdfast": holdfast.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -12,7 +12,21 @@ from typing import Any
 
 import typer
 
-from holdfast.cli import anatomy, bench, compare, demo, evaluate, export, lab, list_, probe, tune
+from holdfast.cli import (
+    anatomy,
+    bench,
+    compare,
+    demo,
+    evaluate,
+    export,
+    lab,
+    list_,
+    probe,
+    repair,
+    report,
+    tune,
+    watch,
+)
 from holdfast.cli._console import EXIT_CODES, people
 from holdfast.errors import (
     DataError,
@@ -45,7 +59,10 @@ app = typer.Typer(
 app.command("tune")(tune.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
+app.command("repair")(repair.command)
 app.command("probe")(probe.command)
+app.command("report")(report.command)
+app.command("watch")(watch.command)
 app.command("anatomy")(anatomy.command)
 app.command("list")(list_.command)
 app.command("export")(export.command)

@@ -48,7 +48,6 @@ def save_delta(
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write what changed. ``delta.json`` is written last: without it the folder is no model."""
-    import torch
     from safetensors.torch import save_file
 
     parameters = dict(model.named_parameters())
@@ -59,6 +58,32 @@ def save_delta(
             save_file(values, temporary, metadata={"format": "pt"})
         except Exception as error:  # safetensors wraps the system's error in its own type
             raise failed_write(error) or error from None
+    write_facts(
+        folder,
+        base=base,
+        base_folder=base_folder,
+        base_hash=base_hash,
+        base_dtype=min(dtypes, default="float32"),
+        tensors=len(values),
+        parameters=sum(v.numel() for v in values.values()),
+        structure=structure,
+        facts=facts,
+    )
+
+
+def write_facts(
+    folder: Path,
+    *,
+    base: str,
+    base_folder: Path,
+    base_hash: str,
+    base_dtype: str,
+    tensors: int,
+    parameters: int,
+    structure: Mapping[str, object] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``delta.json`` beside tensors that are there already."""
     write_json(
         folder / DELTA,
         {
@@ -66,10 +91,10 @@ def save_delta(
             "base": base,
             "base_folder": str(base_folder.resolve()) if not base.startswith("lab:") else None,
             "base_hash": base_hash,
-            "base_dtype": min(dtypes) if dtypes else str(torch.float32).removeprefix("torch."),
+            "base_dtype": base_dtype,
             "structure": dict(structure) if structure else None,
-            "tensors": len(values),
-            "parameters": sum(v.numel() for v in values.values()),
+            "tensors": tensors,
+            "parameters": parameters,
             **(facts or {}),
         },
     )

@@ -153,8 +153,8 @@ def _module(model: nn.Module) -> Weights:
 def _folder(folder: Path, meta: nn.Module, stack: ExitStack) -> Weights:
     files = _files(weight_files(folder), stack)
     known = {n for n, _ in meta.named_parameters(remove_duplicate=False)}
-    tied = {n: first for first, n in _tied(meta)}
-    names = _renamed(files, meta)
+    tied = {n: first for first, n in tied_names(meta)}
+    names = parameter_names(files, meta)
     there = set(names.values())
     parameter = {k: p for k, p in names.items() if p in known and p not in tied}
     # a tied weight that the checkpoint holds under its other name only
@@ -181,7 +181,7 @@ def _files(files: list[Path], stack: ExitStack) -> dict[str, Callable[[], Tensor
     return found
 
 
-def _tied(meta: nn.Module) -> list[tuple[str, str]]:
+def tied_names(meta: nn.Module) -> list[tuple[str, str]]:
     """(name that ``named_parameters`` gives, other name) of every tied weight."""
     first: dict[int, str] = {}
     pairs = []
@@ -192,7 +192,7 @@ def _tied(meta: nn.Module) -> list[tuple[str, str]]:
     return pairs
 
 
-def _renamed(keys: Mapping[str, Any], meta: Any) -> dict[str, str]:
+def parameter_names(keys: Mapping[str, Any], meta: Any) -> dict[str, str]:
     """Each key of a checkpoint with the parameter that it is loaded into."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key

@@ -1,0 +1,179 @@
+"""A search that remembers: every candidate is asked once, also after a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.changes.repair.blend import BASE, TUNED, Blend
+from holdfast.changes.repair.candidates import Candidate, Method
+from holdfast.changes.repair.live import Live
+from holdfast.changes.repair.questions import Half, Questions, Scored, lost
+from holdfast.errors import RunError, UsageError
+from holdfast.measures.interval import Estimate
+from holdfast.progress import Progress
+from holdfast.runs.files import Lines
+from holdfast.tasks.room import BatchSize
+
+FILE = "candidates.jsonl"
+
+
+class Attempts:
+    """What was tried so far, in memory and in ``candidates.jsonl``.
+
+    Args:
+        live: the model.
+        budget: points of the held-out tasks that may be lost.
+        folder: where the file is; None keeps nothing.
+        setting: what the scores depend on. A folder in which another search was kept is refused.
+
+    Raises:
+        RunError: the folder holds another search, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        live: Live,
+        questions: Questions,
+        budget: float,
+        *,
+        folder: Path | None,
+        setting: Mapping[str, Any],
+        batch_size: BatchSize = "auto",
+        progress: Progress | None = None,
+    ) -> None:
+        self.live, self.questions, self.budget = live, questions, budget
+        self.batch_size, self.progress = batch_size, progress or Progress()
+        self.candidates: dict[str, Candidate] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._lines = Lines(folder / FILE) if folder is not None else None
+        self._open(dict(setting))
+        self._sizes = {n: live.parameter(n).numel() for n in live.ends.changed}
+        self.base, self._base_scores = self._known("base", "ends", BASE)
+        self.tuned, _ = self._known("tuned", "ends", TUNED)
+
+    def try_(
+        self, name: str, method: Method, blend: Blend, facts: Mapping[str, Any] | None = None
+    ) -> Candidate:
+        """Ask a candidate on the half that chooses, unless it was asked before."""
+        return self._known(name, method, blend, facts)[0]
+
+    def tried(self, name: str) -> bool:
+        return name in self.candidates
+
+    def test(self, candidate: Candidate) -> Candidate:
+        """Ask a candidate on the other half."""
+        before = self._scored("base", BASE, "test")
+        after = self._scored(candidate.name, candidate.blend, "test")
+        tested = candidate.tested(*self._against(before, after, "test"))
+        self.candidates[candidate.name] = tested
+        return tested
+
+    def remember(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A JSON value that took long to compute, from the file if it is there."""
+        key = f"kept {name}"
+        if key not in self._rows:
+            self._keep(key, {"value": compute()})
+        return self._rows[key]["value"]
+
+    def base_scores(self) -> Scored:
+        """The base's, on the half that chooses."""
+        return self._base_scores
+
+    def _known(
+        self, name: str, method: Method, blend: Blend, facts: Mapping[str, Any] | None = None
+    ) -> tuple[Candidate, Scored]:
+        scored = self._scored(name, blend, "select", method=method)
+        if name not in self.candidates:
+            before = scored if name == "base" else self._base_scores
+            learned, loss = self._against(before, scored, "select")
+            self.candidates[name] = Candidate(
+                name=name,
+                method=method,
+                blend=blend,
+                learned=learned,
+                lost=loss,
+                inside=loss.high <= self.budget,
+                share=self._share(blend),
+                seconds=self._rows[f"select {name}"]["seconds"],
+                facts=dict(facts or {}),
+            )
+        return self.candidates[name], scored
+
+    def _scored(self, name: str, blend: Blend, half: Half, **said: Any) -> Scored:
+        key = f"{half} {name}"
+        row = self._rows.get(key)
+        if row is not None and Blend.from_json(row["blend"]) != blend:
+            raise RunError(
+                f"'{name}' was another candidate in the search that is kept here; choose another "
+                "--out."
+            )
+        if row is None:
+            began = time.perf_counter()
+            self.live.become(blend)
+            found = self.questions.ask(
+                self.live.model, self.live.loaded.processor, half, batch_size=self.batch_size
+            )
+            if name == "base":
+                said["clusters"] = self.questions.clusters[half]
+            seconds = time.perf_counter() - began
+            row = {"blend": blend.to_json(), "scores": found.to_json(), "seconds": seconds, **said}
+            self._keep(key, row)
+        return Scored.from_json(self._rows[key]["scores"])
+
+    def _against(self, before: Scored, after: Scored, half: Half) -> tuple[Estimate, Estimate]:
+        clusters = self._rows[f"{half} base"]["clusters"]
+        learned = -lost(before.learned, after.learned, clusters)
+        return learned, lost(before.held_out, after.held_out, clusters)
+
+    def _share(self, blend: Blend) -> float:
+        total = kept = 0.0
+        for name, size in self._sizes.items():
+            parts = self.live.ends.parts(name)
+            shares = blend.of(parts)
+            counts = [p.count for p in parts] or [size]
+            total += sum(counts)
+            kept += sum(s * c for s, c in zip(shares, counts, strict=True))
+        return kept / total
+
+    def _open(self, setting: dict[str, Any]) -> None:
+        if self._lines is None:
+            return
+        rows = self._lines.read()
+        if not rows:
+            self._keep("setting", {"setting": setting})
+            return
+        self._rows = {str(row["key"]): row for row in rows if "key" in row}
+        there = self._rows.get("setting", {}).get("setting")
+        if there != setting:
+            differs = sorted(k for k in setting if (there or {}).get(k) != setting[k])
+            raise RunError(
+                f"{self._lines.path} holds another search (other {', '.join(differs) or 'file'}); "
+                "choose another --out."
+            )
+
+    def _keep(self, key: str, row: dict[str, Any]) -> None:
+        held = {"key": key, **row}
+        self._rows[key] = held
+        if self._lines is not None:
+            self._lines.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lines.append(held)
+
+
+@dataclass
+class Allowance:
+    """How many more candidates a method may ask."""
+
+    left: int
+
+    def __post_init__(self) -> None:
+        if self.left < 1:
+            raise UsageError(f"evaluations={self.left}: at least one candidate must be asked.")
+
+    def take(self) -> bool:
+        """Whether there is one more; it is then taken."""
+        self.left -= 1
+        return self.left >= 0
