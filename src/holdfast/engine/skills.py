@@ -41,26 +41,44 @@ def open_skills(config: RunConfig) -> list[Skill]:
     return [_open(stage, config) for stage in config.data]
 
 
+def open_task(stage: Stage, config: RunConfig) -> Task:
+    """What a stage's learning is measured on; its records are read only if it is held back of
+    them. Raises as :func:`open_skills`."""
+    if _test_of(stage) is None:
+        return _open(stage, config).task
+    return replace(_test_task(stage, config), name=stage.label)
+
+
 def _open(stage: Stage, config: RunConfig) -> Skill:
     data = read(stage.data, image_root=stage.image_root)
-    test = stage.test or (stage.data if stage.data.startswith("lab:") else None)
-    if test is not None:
+    if _test_of(stage) is not None:
         train, held_back = list(range(len(data))), list[int]()
-        tasks = load_task(test, model=config.model, limit=config.evaluate.limit)
+        task = _test_task(stage, config)
     else:
         train, held_back = split(data, stage.hold_back, config.seed)
-        tasks = [_held_back_task(stage.label, [data[i] for i in held_back])]
-    if len(tasks) != 1:
-        raise UsageError(
-            f"'{test or stage.data}' is {len(tasks)} tasks ({', '.join(t.name for t in tasks)}); "
-            "the test of a stage is one task."
-        )
-    examples = tasks[0].examples[: config.evaluate.limit]
-    task = replace(tasks[0], name=stage.label, examples=examples)
+        task = _held_back_task(stage.label, [data[i] for i in held_back])
+    task = replace(task, name=stage.label, examples=task.examples[: config.evaluate.limit])
     train = _enough(train, config)
     records = data if len(train) == len(data) else _some(data, train)
     sources = {name: read(source) for name, source in stage.sources.items()}
     return Skill(stage.label, records, task, data.format, data.notices, len(held_back), sources)
+
+
+def _test_of(stage: Stage) -> str | None:
+    """The name of a stage's own test; None where records are held back instead."""
+    return stage.test or (stage.data if stage.data.startswith("lab:") else None)
+
+
+def _test_task(stage: Stage, config: RunConfig) -> Task:
+    test = _test_of(stage)
+    assert test is not None
+    tasks = load_task(test, model=config.model, limit=config.evaluate.limit)
+    if len(tasks) != 1:
+        raise UsageError(
+            f"'{test}' is {len(tasks)} tasks ({', '.join(t.name for t in tasks)}); "
+            "the test of a stage is one task."
+        )
+    return tasks[0]
 
 
 def _held_back_task(label: str, records: list[Record]) -> Task:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from holdfast.measures.formulas import Array
 from holdfast.measures.interval import count_units
 from holdfast.tasks.base import Answer
 
+Became = Literal["lost", "gained", "kept", "missed"]
 Key = tuple[str, int]
 """An example: its id, and its number among examples of that id."""
 
@@ -71,6 +73,15 @@ class Transition:
         """Examples that both models were asked."""
         right = self.right_to_right + self.right_to_wrong
         return right + self.wrong_to_right + self.wrong_to_wrong
+
+
+def became(before: Answer, after: Answer) -> Became:
+    """'lost', 'gained', 'kept' (as right as before, and right) or 'missed' (wrong both times)."""
+    if after.score < before.score:
+        return "lost"
+    if after.score > before.score:
+        return "gained"
+    return "kept" if before.score > 0 else "missed"
 
 
 def tables(answers: Mapping[tuple[int, str], Sequence[Answer]]) -> dict[str, TaskTable]:

@@ -17,7 +17,9 @@ from holdfast.measures.interval import finite
 from holdfast.measures.pareto import Point
 from holdfast.measures.summary import Summary
 from holdfast.report import plots, tables
+from holdfast.report.html import write_html
 from holdfast.report.rows import RecipeRow, labels, row_of_run, rows_of_settings
+from holdfast.report.runs_page import runs_document
 from holdfast.report.tables import Grid
 from holdfast.report.text import markdown, paragraph
 from holdfast.runs.files import write_json, write_text
@@ -112,9 +114,11 @@ def write_comparison(
     facts: Mapping[str, object] | None = None,
     units: str = "examples",
     sections: Mapping[str, Sequence[str]] | None = None,
+    summaries: Sequence[Summary] = (),
+    commands: Sequence[tuple[str, str]] = (),
     pictures: bool | None = None,
 ) -> Path:
-    """Write ``comparison.md``, ``comparison.json`` and pictures of several runs.
+    """Write ``comparison.md``, ``.json``, ``.html`` and pictures of several runs.
 
     Args:
         rows: one per recipe, in the order in which they are shown.
@@ -123,10 +127,12 @@ def write_comparison(
             comparison at equal learning.
         units: what the intervals of ``rows`` are over, in words.
         sections: headings and their paragraphs at the end of the page, shown literally.
+        summaries: of the rows, for what became of each task.
+        commands: labels and command lines that repeat the runs.
 
     Returns:
-        The page's path. Pictures stand beside it: ``learned-and-lost``, ``figure1`` (where rows
-        have totals and curves) and ``plane`` (where there are points).
+        The path of the page in Markdown. Pictures stand beside it: ``learned-and-lost``,
+        ``figure1`` (where rows have totals and curves) and ``plane`` (where there are points).
 
     Raises:
         UsageError: there is no row.
@@ -151,7 +157,13 @@ def write_comparison(
         page.text(f"## {markdown(heading)}", *map(paragraph, paragraphs))
     twin = {"title": title, "facts": _plain(facts), "notes": list(notes), "units": units}
     twin["sections"] = {k: list(v) for k, v in (sections or {}).items()}
-    return page.write("comparison", {**twin, "rows": [r.to_json() for r in rows], **swept})
+    written = page.write("comparison", {**twin, "rows": [r.to_json() for r in rows], **swept})
+    document = runs_document(
+        rows, title, notes=notes, points=points, facts=facts, units=units, sections=sections,
+        summaries=summaries, commands=commands,
+    )  # fmt: skip
+    write_html(folder / "comparison.html", document)
+    return written
 
 
 def _comparison_pictures(page: _Page, rows: Sequence[RecipeRow], title: str) -> None:

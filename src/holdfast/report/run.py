@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from holdfast.measures import summarise
 from holdfast.measures.interval import Estimate, bootstrap_mean
 from holdfast.measures.summary import Summary
+from holdfast.report.html import write_html
 from holdfast.report.page import write_run_report
 from holdfast.report.rows import RecipeRow, row_of_run
+from holdfast.report.run_page import run_document
 from holdfast.report.tables import Grid, duration
 from holdfast.runs import Run
 from holdfast.runs.files import read_json
@@ -47,7 +49,8 @@ def row_of(run: Run, summary: Summary) -> RecipeRow:
 
 
 def write_report(run: Run) -> tuple[Path, Summary, RecipeRow]:
-    """Write a finished run's page; returns its path and what it is made of."""
+    """Write a finished run's pages (HTML, Markdown, JSON); returns the first's path and what
+    it is made of."""
     summary = summary_of(run)
     row = row_of(run, summary)
     provenance = read_json(run.path / "provenance.json")
@@ -60,7 +63,8 @@ def write_report(run: Run) -> tuple[Path, Summary, RecipeRow]:
         **_took(provenance.get("measured")),
         "repeat with": f"holdfast tune --config {run.path / 'run.yaml'}",
     }
-    page = write_run_report(run.path, summary, recipe=row.recipe, facts=facts, row=row)
+    write_run_report(run.path, summary, recipe=row.recipe, facts=facts, row=row)
+    page = write_html(run.path / "report.html", run_document(run, summary, row, facts))
     return page, summary, row
 
 

@@ -130,9 +130,13 @@ def front(settings: Sequence[Setting], title: str = "Pareto front") -> Grid:
     return Grid(title, ("setting", "learned", "lost"), tuple(rows))
 
 
-def verdict(row: RecipeRow) -> str:
-    """One sentence for somebody who knows nothing of the measures."""
-    return f"{safe_text(row.recipe)} {_learned(row.learned)} {_lost(row.forgetting)}."
+def verdict(row: RecipeRow, *, bounds: bool = True) -> str:
+    """One sentence for somebody who knows nothing of the measures.
+
+    ``bounds=False`` leaves the intervals to numbers that stand beside it.
+    """
+    learned, lost = _learned(row.learned, bounds), _lost(row.forgetting, bounds)
+    return f"{safe_text(row.recipe)} {learned} {lost}."
 
 
 def duration(seconds: float) -> str:
@@ -147,20 +151,20 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _learned(e: Estimate) -> str:
+def _learned(e: Estimate, bounds: bool) -> str:
     if math.isnan(e.value):
         return "was not measured on what it was taught"
     unsure = ", which these examples cannot tell from nothing," if _undecided(e) else ""
-    return f"learned {_points(e, '+')}{unsure}"
+    return f"learned {_points(e, bounds, '+')}{unsure}"
 
 
-def _lost(e: Estimate) -> str:
+def _lost(e: Estimate, bounds: bool) -> str:
     if math.isnan(e.value):
         return "and what the model could do before was not measured"
     unsure = ", which these examples cannot tell from nothing" if _undecided(e) else ""
     if e.value > 0:
-        return f"and gained {_points(e)} on what the model could do before{unsure}"
-    return f"and lost {_points(-e)} of what the model could do before{unsure}"
+        return f"and gained {_points(e, bounds)} on what the model could do before{unsure}"
+    return f"and lost {_points(-e, bounds)} of what the model could do before{unsure}"
 
 
 def _undecided(e: Estimate) -> bool:
@@ -168,9 +172,9 @@ def _undecided(e: Estimate) -> bool:
     return not math.isnan(e.low) and e.low <= 0 <= e.high and e.low < e.high
 
 
-def _points(e: Estimate, sign: str = "") -> str:
-    number, _, bounds = format(e, f"{sign}.1f").partition(" ")
-    return f"{number} points {bounds}"
+def _points(e: Estimate, bounds: bool, sign: str = "") -> str:
+    number, _, interval = format(e, f"{sign}.1f").partition(" ")
+    return f"{number} points {interval}" if bounds else f"{number} points"
 
 
 def _score(value: float, own: bool = False) -> str:
