@@ -20,6 +20,7 @@ from holdfast.methods._text import parse, split
 from holdfast.methods.hft import hft
 from holdfast.methods.lora import lora
 from holdfast.methods.lwf import lwf
+from holdfast.methods.mora import mora
 from holdfast.methods.narrow import (
     down,
     first_n,
@@ -55,6 +56,7 @@ __all__ = [
     "lwf",
     "method",
     "mlp",
+    "mora",
     "plan",
     "projector",
     "published",

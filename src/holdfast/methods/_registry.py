@@ -38,6 +38,7 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.wise_ft",
     "holdfast.methods.two_experts",
     "holdfast.methods.hft",
+    "holdfast.methods.mora",
 )
 """Every method by name: ours, and third parties' (entry-point group ``holdfast.methods``)."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import ModelError, nearest
-from holdfast.pieces import experts, lora
+from holdfast.pieces import experts, lora, mora
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 Rebuild = Callable[["nn.Module", Mapping[str, Any], "Anatomy"], "nn.Module"]
 
-KINDS: dict[str, Rebuild] = {"two-experts": experts.rebuild, "lora": lora.rebuild}
+KINDS: dict[str, Rebuild] = {
+    "two-experts": experts.rebuild,
+    "lora": lora.rebuild,
+    "mora": mora.rebuild,
+}
 """How each kind of structure (see :meth:`holdfast.plan.Adapter.structure`) is built."""
 
 
