@@ -130,6 +130,9 @@ class Train(_Strict):
     """GiB of disk that the cache may take; what was used longest ago goes first."""
     save_every: Count | None = None
     """Steps between checkpoints; None: ten times in a stage."""
+    report_to: list[Text] = []
+    """Trackers that losses and scores go to: wandb, tensorboard, mlflow ..., as transformers
+    names them. Nothing is sent anywhere by default."""
 
 
 class Evaluate(_Strict):

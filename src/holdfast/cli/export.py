@@ -17,8 +17,17 @@ def command(
         bool, typer.Option("--peft", help="Only the adapter, in PEFT's format.")
     ] = False,
 ) -> None:
-    """Write a tuned model as a full Hugging Face folder, or its adapter in PEFT's format."""
+    """Write a tuned model as a full Hugging Face folder, or its adapter in PEFT's format.
+
+    A finished run's folder brings its model card along: README.md with what was learned and
+    what was forgotten.
+    """
     from holdfast.models import export
 
     export(model, out, form="peft" if peft else "huggingface")
+    if (Path(model) / "finished.json").exists():
+        from holdfast.report.card import write_card
+        from holdfast.runs import Run
+
+        write_card(Run.read(model), out, library="peft" if peft else "transformers")
     people.print(f"written: {out}", markup=False)

@@ -25,6 +25,7 @@ from holdfast.engine.feeding import Collate, Passes, Schedule, Sources, schedule
 from holdfast.engine.packing import packs
 from holdfast.engine.spread import SpreadTrainer, devices
 from holdfast.engine.stops import Losses, Place, telling
+from holdfast.engine.trackers import ScoresLogged
 from holdfast.engine.world import world
 from holdfast.plan import Plan
 from holdfast.progress import Advance
@@ -195,6 +196,10 @@ def train_stage(
             *watchers,
         ],
     )
+    if train.report_to:
+        scores = ScoresLogged(watchers)
+        scores.trainer = trainer
+        trainer.add_callback(scores)
     place.rows = lambda step: [read.name(draw) for draw in planned.steps[step - 1]]
     place.micro_batch = planned.largest
     place.saved = lambda: newest_step(folder)
@@ -256,7 +261,7 @@ def _arguments(
         logging_steps=max(1, steps // 50),
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=train.report_to or "none",
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         **devices(device),

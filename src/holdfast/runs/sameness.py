@@ -15,6 +15,7 @@ HOW = frozenset(
         "train.micro_batch_size",
         "train.gradient_checkpointing",
         "train.save_every",
+        "train.report_to",
         "train.packing",
         "train.cache",
         "train.cache_gib",

@@ -31,26 +31,24 @@ for (const form of document.querySelectorAll("form.filters")) {
   const output = form.querySelector("output");
   const more = part.querySelector(".more");
   let most = 40;
+  let fitting = [];
   const show = () => {
     const told = new FormData(form);
     const became = new Set(told.getAll("became"));
     const words = String(told.get("text")).toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    for (const one of examples) {
-      const fits = (told.get("task") === "" || told.get("task") === one.task)
-        && became.has(one.became) && words.every((word) => one.text.includes(word));
-      count += fits ? 1 : 0;
-      one.node.hidden = !fits || count > most;
-    }
-    empty.hidden = count > 0;
-    more.hidden = count <= most;
-    output.textContent = count > most ? `${most} of ${count} shown` : `${count} shown`;
+    fitting = examples.filter((one) => (told.get("task") === "" || told.get("task") === one.task)
+      && became.has(one.became) && words.every((word) => one.text.includes(word)));
+    for (const one of examples) one.node.hidden = true;
+    for (const one of fitting.slice(0, most)) one.node.hidden = false;
+    empty.hidden = fitting.length > 0;
+    more.hidden = fitting.length <= most;
+    output.textContent = more.hidden ? `${fitting.length} shown` : `${most} of ${fitting.length} shown`;
   };
   more.addEventListener("click", () => {
-    const first = examples.find((one, k) => one.node.hidden && k >= most);
+    const from = most;
     most += 40;
     show();
-    if (first) first.node.focus({ preventScroll: true });
+    fitting[from].node.focus();
   });
   form.addEventListener("input", () => { most = 40; show(); });
   form.addEventListener("submit", (event) => event.preventDefault());
