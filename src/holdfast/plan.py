@@ -53,6 +53,10 @@ class Outputs:
     """[N], the :func:`source_id` of each position's example, where the engine feeds."""
     examples: Tensor | None = None
     """[N], the index of each position's example in its source, where the engine feeds."""
+    hidden: Tensor | None = None
+    """[N, D], what the head reads (the last hidden states), for a :class:`StateTerm`."""
+    reference_hidden: Tensor | None = None
+    """[N, D], the reference's, without gradient, for a :class:`StateTerm`."""
 
 
 @runtime_checkable
@@ -84,14 +88,61 @@ class TokenTerm(Protocol):
 
 
 @runtime_checkable
+class StateTerm(TokenTerm, Protocol):
+    """A term that reads last hidden states, and gets no logits of its reference."""
+
+    states: Literal[True]
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """What a :class:`TokenTerm` may have beside: its mean is over what its outputs decide."""
+
+    def sizes(self, outputs: Outputs) -> Tensor:
+        """[N]: what each position counts for; the mean is sum(values) / sum(sizes), or 0 / 1.
+
+        Both sums are over the whole optimizer step. Where it has several passes, they are run
+        twice: once without gradient to learn the sums.
+        """
+        ...
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """What a :class:`TokenTerm` may have beside: its weight follows from the step."""
+
+    def weigh(self, means: Mapping[str, Tensor]) -> Tensor | float:
+        """The weight at this step, in place of ``weight``.
+
+        ``means``: each token term's unweighted mean over the whole optimizer step, by name and
+        without gradient; a term that has no position in the step is not there.
+        """
+        ...
+
+
+@runtime_checkable
+class Surveying(Protocol):
+    """What a :class:`StateTerm` may have beside: it looks at all of a source first."""
+
+    source: str
+    """What it looks at."""
+
+    def survey(self, states: Iterable[Tensor]) -> None:
+        """Told once as a stage begins: its reference's states [n, D] at its positions."""
+        ...
+
+
+@runtime_checkable
 class WeightTerm(Protocol):
     """A loss read off the weights (L2-SP, EWC ...), added once per optimizer step."""
 
     name: str
     weight: float
+    # one of the model's own weights, which an adapter freezes, has besides: of_model = True
 
     def __call__(self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Tensor:
-        """Scalar. ``parameters``: the trainable weights now; ``start``: the same at stage start."""
+        """Scalar. ``parameters``: the trainable weights now; ``start``: the same at stage start,
+        or when the run began if the term has ``reference = "base"``."""
         ...
 
 
@@ -205,7 +256,8 @@ class Feed(Protocol):
     differ from step to step. One may be drawn several times (views of it share its index).
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -262,6 +314,12 @@ class Plan:
                 f"at the end of a stage there are no weights of the base's for "
                 f"'{self.settle[0].name}' to change; use an adapter that is merged "
                 "(lora:stages=merge), or leave one of them out."
+            )
+        held = [t.name for t in self.learn if getattr(t, "of_model", False)]
+        if held and self.adapt is not None:
+            raise PlanConflict(
+                f"'{self.name}': the term '{held[0]}' holds the model's own weights where they "
+                f"were, and '{self.owners['adapt']}' freezes them; leave one of them out."
             )
         fitting = [t.name for t in self.learn if getattr(t, "fits", False)]
         if len(fitting) > 1:

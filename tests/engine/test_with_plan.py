@@ -148,7 +148,7 @@ def test_trls_own_loss_is_kept(tmp_path, tokenizer):
 
 def test_text_positions_of_a_model_with_images(tmp_path):
     """What stands for an image is read off the ids where the processor does not say it."""
-    from holdfast.engine.mixin import with_kinds
+    from holdfast.engine.token_loss import with_kinds
     from holdfast.testing import tiny_llava
 
     tiny = tiny_llava()

@@ -54,7 +54,7 @@ def gradients(trainer: Any, batches: Sequence[Mapping[str, Any]]) -> dict[str, T
     A weight that the loss does not reach has gradient 0.
     """
     noted = dict(trainer._sums)
-    accumulation = trainer.current_gradient_accumulation_steps
+    accumulation = getattr(trainer, "current_gradient_accumulation_steps", len(batches))
     trainer.current_gradient_accumulation_steps = len(batches)
     if trainer.token_terms:
         trainer.token_loss.begin(batches, trainer.args.device)

@@ -25,7 +25,8 @@ def pieces(plan: Plan) -> Iterator[Any]:
 
 def remembering(plan: Plan) -> list[Remembers]:
     """The pieces that carry something. Raises :class:`PlanConflict` if two have one name."""
-    found = [p for p in pieces(plan) if isinstance(p, Remembers)]
+    known = {id(p): p for p in pieces(plan)}  # one object may fill two slots
+    found = [p for p in known.values() if isinstance(p, Remembers)]
     names = [p.name for p in found]
     for name in names:
         if names.count(name) > 1:

@@ -11,20 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from holdfast.engine.ahead import look_ahead
 from holdfast.engine.bound import Bound, bind, no_second_adapter
 from holdfast.engine.depth import spare_below
-from holdfast.engine.forward import logits_at, next_labels
-from holdfast.engine.packing import pack
-from holdfast.engine.sparing import sparing
-from holdfast.engine.tiles import PlainHead
+from holdfast.engine.token_loss import TokenLoss
 from holdfast.errors import UsageError
 from holdfast.pieces.distill import CrossEntropy
 from holdfast.pieces.sharding import before_each_step, hollow
-from holdfast.plan import TAGS, Outputs, Plan, TokenTerm, WeightTerm
+from holdfast.plan import Plan, TokenTerm, WeightTerm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,8 +79,7 @@ class PlanMixin:
             token.insert(0, CrossEntropy())
         self.token_terms: list[TokenTerm] = token
         self.weight_terms: list[WeightTerm] = weight
-        self._counts: list[Tensor] = []
-        self.plain_head = PlainHead()
+        self.token_loss = TokenLoss(self, token)
         self._sums: dict[str, float | Tensor] = {}
         if self.token_terms:
             # the loss is already divided by the tokens of the whole optimizer step
@@ -99,16 +95,12 @@ class PlanMixin:
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
     ) -> Any:
-        """Count each term's positions over the whole optimizer step, over all ranks."""
+        """A step's passes, once the plan's pieces have looked at them, counted over all of them."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
-        if self.token_terms and batches:
-            readable = [with_kinds(b, self._config()) for b in batches]
-            counts = torch.stack(
-                [sum(t.positions(b).sum() for b in readable) for t in self.token_terms]  # type: ignore[misc]
-            ).to(device)
-            if self.args.world_size > 1:  # type: ignore[attr-defined]
-                counts = self.accelerator.reduce(counts, reduction="sum")  # type: ignore[attr-defined]
-            self._counts = list(counts.clamp(min=1))
+        if batches:
+            batches = look_ahead(self, batches)
+        if batches and self.token_terms:
+            self.token_loss.begin(batches, device)
         return batches, items
 
     def compute_loss(
@@ -119,7 +111,7 @@ class PlanMixin:
         num_items_in_batch: Any = None,
     ) -> Any:
         if return_outputs or not model.training or not self.token_terms:
-            with self._known(model, inputs) as rest:
+            with self.known(model, inputs) as rest:
                 loss = super().compute_loss(  # type: ignore[misc]
                     model,
                     rest,
@@ -127,9 +119,9 @@ class PlanMixin:
                     num_items_in_batch=num_items_in_batch,
                 )
             return loss if return_outputs or not model.training else loss + self._weight_loss()
-        return self._token_loss(model, inputs) + self._weight_loss()
+        return self.token_loss(model, inputs) + self._weight_loss()
 
-    def _known(
+    def known(
         self, model: nn.Module, inputs: dict[str, Any], tags: Mapping[str, Any] | None = None
     ) -> AbstractContextManager[dict[str, Any]]:
         """Within, a training step looks up what it can. Yields the inputs that are left to give."""
@@ -151,108 +143,27 @@ class PlanMixin:
             limit=self.cache_limit,
             mode=f"{self.accelerator.mixed_precision}",  # type: ignore[attr-defined]
             drawn=self.drawn,
-            positions=self._union,
+            positions=self.token_loss.union,
             references={n: r for n, r in self.bound.references.items() if n in wanted},
         )
         if reuse is not None and self.drawn is not None:
             reuse.fill(self.args.process_index, self.args.world_size)  # type: ignore[attr-defined]
         return reuse
 
-    def _union(self, inputs: Mapping[str, Any]) -> Tensor:
-        """[B, T]: the positions at which any term reads."""
-        readable = with_kinds(inputs, self._config())
-        return torch.stack([t.positions(readable) for t in self.token_terms]).any(0)
-
-    def _reference(
-        self, name: str, inner: nn.Module, inputs: dict[str, Any], features: dict[str, Any]
-    ) -> Tensor:
-        """[N, V]: a reference's logits at the positions of :meth:`_union`."""
-        union = self._union(inputs)
-        if self.reuse is not None:
-            known = self.reuse.reference_logits(name, features, inputs, union)
-            if known is not None:
-                return known
-        if self.packed:
-            features, union = pack(features, union)
-        return self.bound.references[name].logits(inner, features, union)
-
-    def _token_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        labels = inputs["labels"]
-        features = {k: v for k, v in inputs.items() if k not in ("labels", "use_cache", *TAGS)}
-        readable = with_kinds(inputs, self._config())
-        places = [t.positions(readable) for t in self.token_terms]
-        union = torch.stack(places).any(0)
-        inner = self.accelerator.unwrap_model(model)  # type: ignore[attr-defined]
-        alone = self._alone(model, inner, inputs, features, union)
-        if alone is not None:
-            return alone
-        # before the model's own pass, whose gathered weights have to stay for the way back
-        references = {
-            name: self._reference(name, inner, inputs, features)
-            for name in dict.fromkeys(t.reference for t in self.token_terms)
-            if name is not None
-        }
-        with self._known(model, features, inputs) as rest, sparing(inner):
-            logits = logits_at(model, inner, *(pack(rest, union) if self.packed else (rest, union)))
-        targets = next_labels(labels)
-        total = logits.sum() * 0.0  # keeps the graph when no position was asked for
-        world = self.args.world_size  # type: ignore[attr-defined]
-        counts = self._counts or [p.sum().clamp(min=1) for p in places]
-        for term, place, count in zip(self.token_terms, places, counts, strict=True):
-            inside = place[union]
-            reference = references[term.reference][inside] if term.reference else None
-            rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[place]
-            tags = {f"{tag}s": inputs[tag][rows] for tag in TAGS if tag in inputs}
-            values = term(Outputs(logits[inside], targets[place], rows, reference, **tags))
-            part = values.sum() / count
-            # the backend averages gradients over ranks; the count is already over all of them
-            total = total + term.weight * part * world
-            self._note(term.name, part * world)
-        return total
-
-    def _alone(
-        self,
-        model: nn.Module,
-        inner: nn.Module,
-        inputs: dict[str, Any],
-        features: dict[str, Any],
-        union: Tensor,
-    ) -> Tensor | None:
-        """The loss without logits, where cross-entropy is all that is asked for."""
-        term = self.token_terms[0]
-        if len(self.token_terms) > 1 or type(term) is not CrossEntropy:
-            return None
-        if self.bound.hollow is not None:
-            return None
-        targets = next_labels(inputs["labels"])[union]
-        autocast = self.accelerator.autocast()  # type: ignore[attr-defined]
-        with self._known(model, features, inputs) as rest, sparing(inner), autocast:
-            given = pack(rest, union) if self.packed else (rest, union)
-            total = self.plain_head.loss(model, inner, *given, targets)
-        if total is None:
-            return None
-        count = self._counts[0] if self._counts else union.sum().clamp(min=1)
-        part = total / count * self.args.world_size  # type: ignore[attr-defined]
-        self._note(term.name, part)
-        loss: Tensor = term.weight * part
-        return loss
-
-    def _config(self) -> Any:
-        return self.accelerator.unwrap_model(self.model).config  # type: ignore[attr-defined]
-
     def _weight_loss(self) -> Tensor | float:
         if not self.weight_terms:
             return 0.0
         steps = self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
-        parameters, start = self.bound.parameters(), self.bound.references["stage"].weights
+        parameters, references = self.bound.parameters(), self.bound.references
         total: Tensor | float = 0.0
         for term in self.weight_terms:
+            start = references[getattr(term, "reference", None) or "stage"].weights
             value = term(parameters, start) / steps
-            self._note(term.name, value)
+            self.note_term(term.name, value)
             total = total + term.weight * value
         return total
 
-    def _note(self, name: str, value: Tensor) -> None:
+    def note_term(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value.detach()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -321,6 +232,7 @@ class _Begin(TrainerCallback):  # type: ignore[misc]
         self.trainer.model.train()
         spare_below(self.trainer.model)
         self.trainer.reuse = self.trainer.open_reuse(state)
+        self.trainer.token_loss.survey()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.reuse is not None:
@@ -347,16 +259,6 @@ def _whole_terms(plan: Plan, terms: Sequence[WeightTerm]) -> None:
             "DeepSpeed spread each over the processes; run it in one process or under DDP "
             "(torchrun without either)."
         )
-
-
-def with_kinds(batch: Mapping[str, Any], config: Any) -> Mapping[str, Any]:
-    """The batch with ``mm_token_type_ids`` [B, T] (0: text), read off the placeholder tokens."""
-    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-    marks = [m for m in (getattr(config, name, None) for name in names) if m is not None]
-    if "mm_token_type_ids" in batch or "input_ids" not in batch or not marks:
-        return batch
-    ids = batch["input_ids"]
-    return {**batch, "mm_token_type_ids": torch.isin(ids, ids.new_tensor(marks)).long()}
 
 
 def _split(groups: Sequence[dict[str, Any]], scale: Mapping[int, float]) -> list[dict[str, Any]]:

@@ -11,8 +11,10 @@ from holdfast.anatomy import Anatomy, Selection, anatomy, load_meta
 from holdfast.config import RunConfig, Train
 from holdfast.data import DataSet, Encoder, Survey, survey
 from holdfast.data.counting import EncodedSet
+from holdfast.engine import carrying
 from holdfast.engine.feeding import Schedule, Sources, schedule
 from holdfast.engine.fitting import check_questions, check_tokens
+from holdfast.engine.given import with_sources
 from holdfast.engine.scoring import load_tasks
 from holdfast.engine.skills import Skill, open_skills
 from holdfast.errors import ConfigError, UsageError
@@ -100,6 +102,7 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
     """
     progress = progress or Progress()
     plan = combine(list(config.methods))
+    config = with_sources(config, plan)
     source = resolve(config.model)
     folder = fetch(source)
     base, base_folder = source, folder
@@ -128,6 +131,7 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
         plan.adapt.attach(adapted, anatomy(adapted))  # what it cannot adapt, it refuses here
     train = _with_rate(config, plan, progress)
     processor = load_processor(base_folder)
+    carrying.remembering(plan)
     skills = open_skills(config)
     held_out = load_tasks(config.tasks, model=base.name, limit=config.evaluate.limit)
     _distinct(skills, held_out)
@@ -139,11 +143,16 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
             name: _survey(f"{skill.label}, {name}", data, data.notices, encoder, progress).encoded
             for name, data in skill.sources.items()
         }
+        carrying.no_other_memory(plan, others)
         sources.append(others)
+        earlier = [counted.encoded for counted in surveys[:-1]]
         schedules.append(
             schedule(
                 plan,
-                Sources(surveys[-1].encoded, others),
+                Sources(
+                    surveys[-1].encoded,
+                    others | carrying.foreseen(plan, earlier, config.seed),
+                ),
                 train,
                 seed=config.seed * 1000 + stage,
                 device=pick_device(None).type,

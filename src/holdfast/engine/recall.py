@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.cache.keys import code, digest, tensors
-from holdfast.engine.forward import Reference, head_of, head_sees
+from holdfast.engine.forward import Reference
 from holdfast.engine.keeping import model_inputs
 from holdfast.engine.line import Line, blocks_of
 from holdfast.engine.prefix import Stop, noting_returns, passing
 from holdfast.engine.rowkeys import spans
+from holdfast.models.head import head_of, head_sees
 
 
 @torch.no_grad()

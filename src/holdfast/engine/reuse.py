@@ -23,7 +23,7 @@ from holdfast.engine.forward import Reference, logits_at
 from holdfast.engine.keeping import Names, Rows, model_inputs
 from holdfast.engine.line import NoReuse
 from holdfast.engine.prefix import Prefix, without_pixels
-from holdfast.engine.recall import Recall
+from holdfast.engine.recall import Recall, last_states
 from holdfast.engine.rowkeys import spans
 from holdfast.engine.seam import Seam
 from holdfast.errors import ModelError
@@ -214,18 +214,9 @@ class Reuse:
             inputs: the model's inputs of a padded batch.
             tags: the whole batch, with labels and what :data:`holdfast.plan.TAGS` names.
         """
-        recall = self.recalled.get(name)
-        if recall is None:
+        recall, states = self.recalled.get(name), self._states(name, inputs, tags, positions)
+        if recall is None or states is None:
             return None
-        names = self._rows.names(inputs, tags)
-        if isinstance(names, str):
-            self._forget(name, names)
-            return None
-        rows = self._rows.get(recall, names, tags)
-        if rows is None:
-            rows = recall.compute(tags)
-            self._rows.put(recall, names, tags, rows)
-        states = torch.cat([row.to(positions.device) for row in rows])
         if name in self._checked:
             return recall.logits(states)
         self._checked.add(name)
@@ -237,6 +228,37 @@ class Reuse:
             self._forget(name, f"looking it up {off}")
             return None
         return logits
+
+    def reference_states(
+        self, name: str, inputs: Mapping[str, Any], tags: Mapping[str, Any], positions: Tensor
+    ) -> Tensor | None:
+        """[N, D]: what reference ``name``'s head reads; as :meth:`reference_logits`."""
+        states = self._states(name, inputs, tags, positions)
+        if states is None or f"{name} states" in self._checked:
+            return states
+        self._checked.add(f"{name} states")
+        plain = last_states(self.recalled[name].reference, self.model, inputs, positions)
+        off = _off(plain, states)
+        if off is not None:
+            self._forget(name, f"looking it up {off}")
+            return plain
+        return states
+
+    def _states(
+        self, name: str, inputs: Mapping[str, Any], tags: Mapping[str, Any], positions: Tensor
+    ) -> Tensor | None:
+        recall = self.recalled.get(name)
+        if recall is None:
+            return None
+        names = self._rows.names(inputs, tags)
+        if isinstance(names, str):
+            self._forget(name, names)
+            return None
+        rows = self._rows.get(recall, names, tags)
+        if rows is None:
+            rows = recall.compute(tags)
+            self._rows.put(recall, names, tags, rows)
+        return torch.cat([row.to(positions.device) for row in rows])
 
     def _forget(self, name: str, why: str) -> None:
         log.info("the reference '%s' runs in every step: %s", name, why)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.engine.forward import head_of
+from holdfast.models.head import head_of
 
 TILE = {"cpu": 256, "cuda": 4096}
 """Positions in a tile: on a processor the buffer should stay small, a GPU wants large products."""

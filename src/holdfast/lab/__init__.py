@@ -75,7 +75,8 @@ def records(name: str, split: Split = "train", n: int | None = None, seed: int =
 
     ``n``: at most so many; by default 6,000 to train on and 200 to test on. No picture and
     no question (for abilities that only read) of one split occurs in the other, whatever
-    the seeds.
+    the seeds. ``lab:general`` and ``lab:general-vlm`` are mixed sets of what the models were
+    pre-trained on (:mod:`holdfast.lab.general`).
 
     Raises:
         UnknownName: there is no such data set or split.
@@ -84,9 +85,12 @@ def records(name: str, split: Split = "train", n: int | None = None, seed: int =
     """
     from holdfast.lab.ability import draw_records
     from holdfast.lab.catalogue import ability
+    from holdfast.lab.general import SETS, general
 
     if split not in ("train", "test"):
         raise UnknownName("split", split, ("train", "test"))
+    if name in SETS:
+        return general(name, split, n, seed)
     if n is None:
         n = TRAIN_SIZE if split == "train" else TEST_SIZE
     if n < 1:

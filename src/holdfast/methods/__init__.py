@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from holdfast.errors import ConfigError, PlanConflict
 from holdfast.methods._registry import METHODS, Described, build, describe, published
 from holdfast.methods._text import parse, split
+from holdfast.methods.gere import gere
 from holdfast.methods.hft import hft
 from holdfast.methods.lora import lora
 from holdfast.methods.lwf import lwf
@@ -37,6 +38,7 @@ from holdfast.methods.narrow import (
     vision,
     vo,
 )
+from holdfast.methods.reg_lora import reg_lora
 from holdfast.methods.two_experts import two_experts
 from holdfast.methods.wise_ft import wise_ft
 from holdfast.plan import Plan
@@ -50,6 +52,7 @@ __all__ = [
     "full",
     "full_llm",
     "gate_up",
+    "gere",
     "hft",
     "last_n",
     "lora",
@@ -61,6 +64,7 @@ __all__ = [
     "projector",
     "published",
     "qkv",
+    "reg_lora",
     "sa_proj",
     "sa_proj_gate_up",
     "train",

@@ -33,7 +33,9 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 METHODS: Registry[Callable[..., Plan]] = Registry(
     "method",
     "holdfast.methods.narrow",
+    "holdfast.methods.gere",
     "holdfast.methods.lora",
+    "holdfast.methods.reg_lora",
     "holdfast.methods.lwf",
     "holdfast.methods.wise_ft",
     "holdfast.methods.two_experts",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from holdfast.plan import Outputs, Reference
+from holdfast.plan import NEW, Outputs, Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,24 @@ class CrossEntropy:
         from holdfast.pieces.objectives import cross_entropy
 
         return cross_entropy(outputs.logits, outputs.targets)
+
+
+@dataclass(kw_only=True)
+class PartCrossEntropy(CrossEntropy):
+    """One of several cross-entropies, each on its own source, of which the loss is the mean.
+
+    A step may have examples of some sources only; the mean is over those.
+    """
+
+    beside: tuple[str, ...] = ()
+    """The names of all of them, this one's too."""
+
+    def __post_init__(self) -> None:
+        self.fits = self.source in (None, NEW)
+
+    def weigh(self, means: Mapping[str, Tensor]) -> float:
+        """One part of those that the step has."""
+        return self.weight / max(1, sum(name in means for name in self.beside))
 
 
 @dataclass(kw_only=True)

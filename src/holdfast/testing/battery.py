@@ -89,7 +89,7 @@ def check_training(made: Plan, make: Callable[[], Tiny] = tiny_llama) -> bool:
         trainer = _trainer(replace(made, settle=(), feed=None), tiny, folder)
         model, bound = trainer.bound.model, trainer.bound
         _same(_logits(model, tiny.batch), logits, f"'{made.name}' changes the model by attaching")
-        _check_gradients(trainer, tiny)
+        _check_gradients(trainer, tiny, _tags(made))
         start = _values(model)
         trainer.train()
         _check_moved(made, model, start, set(bound.trainable), reached, bound.original)
@@ -119,15 +119,24 @@ def _trainer(made: Plan, tiny: Tiny, folder: str) -> Any:
         use_cpu=True,
         remove_unused_columns=False,
     )
-    trainer = with_plan(Trainer, made)(model=tiny.model, args=arguments, train_dataset=tiny.rows())
+    tags = _tags(made)
+    rows = [row | {k: v[i] for k, v in tags.items()} for i, row in enumerate(tiny.rows())]
+    trainer = with_plan(Trainer, made)(model=tiny.model, args=arguments, train_dataset=rows)
     trainer.pop_callback(PrinterCallback)
     return trainer
 
 
-def _check_gradients(trainer: Any, tiny: Tiny) -> None:
+def _tags(made: Plan) -> dict[str, Tensor]:
+    """What the engine's own feed adds to a batch, for terms that read one source of data."""
+    if not any(getattr(term, "source", None) for term in made.learn):
+        return {}
+    return {"source": torch.zeros(2, dtype=torch.long), "example": torch.arange(2)}
+
+
+def _check_gradients(trainer: Any, tiny: Tiny, tags: Mapping[str, Tensor]) -> None:
     model = trainer.bound.model
     model.train()
-    trainer.compute_loss(model, dict(tiny.batch)).backward()
+    trainer.compute_loss(model, {**tiny.batch, **tags}).backward()
     trainable = set(trainer.bound.trainable)
     for name, parameter in model.named_parameters():
         assert name in trainable or parameter.grad is None, f"frozen '{name}' gets a gradient"
