@@ -17,6 +17,7 @@ from holdfast.engine.fitting import check_questions, check_tokens
 from holdfast.engine.given import with_sources
 from holdfast.engine.scoring import load_tasks
 from holdfast.engine.skills import Skill, open_skills
+from holdfast.engine.trackers import check_trackers
 from holdfast.errors import ConfigError, UsageError
 from holdfast.methods import plan as combine
 from holdfast.models.code import code_note
@@ -101,6 +102,7 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
         HoldfastError: whatever is wrong with names, data, selector, model or settings.
     """
     progress = progress or Progress()
+    check_trackers(config.train.report_to)
     plan = combine(list(config.methods))
     config = with_sources(config, plan)
     source = resolve(config.model)
