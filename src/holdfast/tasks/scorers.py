@@ -27,6 +27,7 @@ SCORERS: Registry[Scorer] = Registry(
     "holdfast.tasks.documents",
     "holdfast.tasks.clock",
     "holdfast.tasks.lmmcl",
+    "holdfast.tasks.coin",
 )
 
 DETAILS: dict[str, Callable[[Sequence[Answer]], Mapping[str, float]]] = {}
