@@ -49,14 +49,21 @@ class Ended:
     examples: Sequence[Any]
     """The stage's own data, encoded."""
     collate: Callable[[list[Any]], Mapping[str, Any]]
+    earlier: Sequence[Sequence[Any]] = ()
+    """Every earlier stage's own data, encoded."""
     memory: Sequence[tuple[int, int]] = ()
     """The (stage, index) of the examples that the next stage can replay; given once the feed
     has kept them."""
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
         """Some of the stage's examples as one batch on the model's device, labels included."""
+        return self.remembered([(self.stage, i) for i in indices])
+
+    def remembered(self, places: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """Examples of this stage and earlier ones, (stage, index), as such a batch."""
         device = next(self.model.parameters()).device
-        rows = dict(self.collate([self.examples[i] for i in indices]))
+        stages = [*self.earlier, self.examples]
+        rows = dict(self.collate([stages[stage - 1][index] for stage, index in places]))
         return {k: v.to(device) if hasattr(v, "to") else v for k, v in rows.items()}
 
     def batches(self, size: int, most: int | None = None) -> Iterator[dict[str, Any]]:
@@ -74,8 +81,10 @@ class Ended:
 class Remembers(Protocol):
     """A piece that carries state from one stage to the next."""
 
-    name: str
-    """Of its file; a plan holds no two of one name."""
+    @property
+    def name(self) -> str:
+        """Of its file; a plan holds no two of one name."""
+        ...
 
     def keep(self, ended: Ended) -> State:
         """All that the next stages need to know: what it recalled itself, and this stage's.
@@ -112,7 +121,8 @@ class Rehearses(Remembers, Feed, Protocol):
 class Running(Protocol):
     """A piece that gathers state within a stage. Named as the terms of a plan are."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def state(self) -> State:
         """What a checkpoint has to hold of it, after an optimizer step."""
@@ -143,7 +153,8 @@ class Ahead:
 class LooksAhead(Protocol):
     """A piece that acts between the reading of a step's examples and the passes over them."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def look_ahead(self, step: Ahead) -> None:
         """Called once per optimizer step, in one process, before its first pass."""

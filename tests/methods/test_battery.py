@@ -31,13 +31,17 @@ def test_method(name: str) -> None:
 def test_pairs_compose_or_are_refused_by_name(a: str, b: str) -> None:
     first, second = (method(n, **NEEDED.get(n, {})) for n in (a, b))
     both_train = first.train is not None and second.train is not None
+    both_feed = first.feed is not None and second.feed is not None
     both_adapt = first.adapt is not None and second.adapt is not None
     same_term = {t.name for t in first.learn} & {t.name for t in second.learn}
     adapter = first.adapt or second.adapt
     one_of_each = adapter is not None and (first.train or second.train) is not None
     nothing_settles = adapter is not None and adapter.structure() is not None
     unsettled = nothing_settles and bool(first.settle or second.settle)
-    if both_train or both_adapt or same_term or one_of_each or unsettled:
+    held = adapter is not None and any(
+        getattr(t, "of_model", False) for t in first.learn + second.learn
+    )
+    if both_train or both_feed or both_adapt or same_term or one_of_each or unsettled or held:
         with pytest.raises(PlanConflict) as error:
             first | second
         assert a in str(error.value)

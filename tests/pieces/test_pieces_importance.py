@@ -204,7 +204,7 @@ def test_mas_against_finite_differences():
     weight = dict(model.named_parameters())[name]
     got = importance("outputs", model, [name], [batch_of(found)])[name]
     for i, j in [(0, 0), (3, 7), (11, 15)]:
-        total, step = 0.0, 1e-6
+        total, step = 0.0, 1e-3  # norms are computed in float32
         for row in found:
             sides = []
             for sign in (1, -1):
@@ -213,7 +213,7 @@ def test_mas_against_finite_differences():
                     sides.append(float(squared_outputs(model, batch_of([row]))))
                 weight.data[i, j] -= sign * step
             total += abs(sides[0] - sides[1]) / (2 * step)
-        assert math.isclose(float(got[i, j]), total / 3, rel_tol=1e-3)
+        assert math.isclose(float(got[i, j]), total / 3, rel_tol=1e-2)
 
 
 def test_images_that_are_not_one_to_a_row():

@@ -13,7 +13,7 @@ from holdfast.anatomy import anatomy, select
 from holdfast.engine.forward import Reference
 from holdfast.errors import UsageError
 from holdfast.pieces.sharding import fill
-from holdfast.plan import Plan, TokenTerm, Update, WeightTerm
+from holdfast.plan import Plan, Update, WeightTerm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,7 +171,7 @@ def select_or_nothing(model: nn.Module, selector: str) -> list[str]:
 
 def _refer(bound: Bound, base: Mapping[str, Tensor]) -> None:
     """Keep the weights of each reference model that a term asks for."""
-    wanted = {t.reference for t in bound.plan.learn if isinstance(t, TokenTerm)} - {None}
+    wanted = {getattr(t, "reference", None) for t in bound.plan.learn} - {None}
     needs_start = any(isinstance(t, WeightTerm) for t in bound.plan.learn)
     if not wanted and not needs_start:
         return

@@ -270,9 +270,8 @@ class _Tuning:
         with telling(self.place):
             self._save(folder, {"trained_parameters": trained.trained})
             if stage < len(checked.skills):
-                changed = tuple(trained.changed)
-                seed = self.run.config.seed
-                ended = Ended(stage, seed, self.model, changed, examples, examples.collate)
+                changed, seed = tuple(trained.changed), self.run.config.seed
+                ended = Ended(stage, seed, self.model, changed, examples, examples.collate, earlier)
                 carrying.keep(plan, ended, folder if self.here.first else None)
                 self.here.wait()
         self.run.finish_stage(

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from holdfast.errors import ConfigError, PlanConflict
 from holdfast.methods._registry import METHODS, Described, build, describe, published
 from holdfast.methods._text import parse, split
+from holdfast.methods.anchored import ewc, l2_sp, mas
+from holdfast.methods.der import der
+from holdfast.methods.er import er, gss, mir
 from holdfast.methods.gere import gere
 from holdfast.methods.hft import hft
 from holdfast.methods.lora import lora
@@ -38,6 +41,7 @@ from holdfast.methods.narrow import (
     vision,
     vo,
 )
+from holdfast.methods.refresh import refresh
 from holdfast.methods.reg_lora import reg_lora
 from holdfast.methods.two_experts import two_experts
 from holdfast.methods.wise_ft import wise_ft
@@ -46,24 +50,32 @@ from holdfast.plan import Plan
 __all__ = [
     "METHODS",
     "Described",
+    "der",
     "describe",
     "down",
+    "er",
+    "ewc",
     "first_n",
     "full",
     "full_llm",
     "gate_up",
     "gere",
+    "gss",
     "hft",
+    "l2_sp",
     "last_n",
     "lora",
     "lwf",
+    "mas",
     "method",
+    "mir",
     "mlp",
     "mora",
     "plan",
     "projector",
     "published",
     "qkv",
+    "refresh",
     "reg_lora",
     "sa_proj",
     "sa_proj_gate_up",

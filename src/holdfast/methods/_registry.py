@@ -41,6 +41,10 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.two_experts",
     "holdfast.methods.hft",
     "holdfast.methods.mora",
+    "holdfast.methods.er",
+    "holdfast.methods.der",
+    "holdfast.methods.anchored",
+    "holdfast.methods.refresh",
 )
 """Every method by name: ours, and third parties' (entry-point group ``holdfast.methods``)."""
 

@@ -29,6 +29,7 @@ class NearStart:
     weight: float = 0.01
     reference: Reference = "base"
     name: str = "l2-sp"
+    of_model: bool = field(default=True, init=False, repr=False)
 
     def __call__(self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Tensor:
         import torch
@@ -63,6 +64,7 @@ class Quadratic:
     batch_size: int = 8
     """Sequences that are read at once; changes no number beyond rounding, save what is drawn."""
     name: str = "ewc"
+    of_model: bool = field(default=True, init=False, repr=False)
     importances: dict[str, Tensor] = field(default_factory=dict, repr=False)
     centres: dict[str, Tensor] = field(default_factory=dict, repr=False)
     constant: float = field(default=0.0, repr=False)

@@ -1,0 +1,72 @@
+"""Quadratic anchors: closed forms of where two stages meet, and of many stages taken together."""
+
+import pytest
+import torch
+
+from holdfast.pieces.anchors import NearStart, Quadratic
+
+torch.set_num_threads(1)
+
+
+def known(term, **stages):
+    """The term after stages of (importance, weight)."""
+    for f, w in stages.values():
+        term = term.recall(term.joined({"w": torch.tensor(f)}, {"w": torch.tensor(w)}))
+    return term
+
+
+def descend(loss, start, steps=4000, rate=0.02):
+    w = torch.tensor(start, requires_grad=True)
+    for _ in range(steps):
+        (g,) = torch.autograd.grad(loss(w), w)
+        w = (w - rate * g).detach().requires_grad_()
+    return w.detach()
+
+
+def test_two_quadratic_tasks_meet_where_the_closed_form_says():
+    """h/2 (t - t2)^2 + lambda F/2 (t - t1)^2 is least at (h t2 + lambda F t1)/(h + lambda F)."""
+    term = known(Quadratic(weight=0.5), first=([4.0], [-1.0]))
+    got = descend(lambda w: (w - 3).square().sum() + 0.5 * term({"w": w}, {}), [0.0])
+    torch.testing.assert_close(got, torch.tensor([1.0]), atol=1e-4, rtol=0)
+
+
+def test_terms_of_all_stages_in_one():
+    """Value and gradient of the sum of separate terms, also where an importance is 0."""
+    stages = {
+        "a": ([1.0, 0.0, 2.0], [0.5, 9.0, -1.0]),
+        "b": ([3.0, 0.0, 0.0], [-2.0, 1.0, 7.0]),
+        "c": ([0.5, 4.0, 0.0], [1.0, -1.0, 2.0]),
+    }
+    term = known(Quadratic(weight=1.0), **stages)
+    w = torch.tensor([0.3, -0.7, 2.2], requires_grad=True)
+    separate = sum(
+        0.5 * (torch.tensor(f) * (w - torch.tensor(c)).square()).sum() for f, c in stages.values()
+    )
+    torch.testing.assert_close(term({"w": w}, {}), separate)
+    torch.testing.assert_close(
+        torch.autograd.grad(term({"w": w}, {}), w), torch.autograd.grad(separate, w)
+    )
+
+
+def test_online_decays_and_moves_its_centre():
+    term = known(
+        Quadratic(weight=1.0, combine="latest", decay=0.5, half=1.0),
+        a=([2.0], [0.0]), b=([4.0], [1.0]),
+    )  # fmt: skip
+    assert term({"w": torch.tensor([3.0])}, {}).item() == pytest.approx((0.5 * 2 + 4) * 4)
+
+
+def test_nothing_is_known_in_the_first_stage():
+    w = torch.tensor([3.0], requires_grad=True)
+    assert Quadratic(weight=1.0)({"w": w}, {}).item() == 0
+    term = known(Quadratic(weight=1.0), a=([1.0], [0.0]))
+    assert term.recall({})({"w": w}, {}).item() == 0
+    assert "importance" not in repr(term)
+
+
+def test_l2_sp_is_the_distance_to_the_start():
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    start = {"w": torch.tensor([0.0, 4.0])}
+    assert NearStart()({"w": w}, start).item() == pytest.approx(2.5)
+    ones = Quadratic(weight=1.0, importances={"w": torch.ones(2)}, centres=start)
+    torch.testing.assert_close(ones({"w": w}, {}), NearStart()({"w": w}, start))
