@@ -73,9 +73,9 @@ class Drawn:
         return self._group[draw]
 
     def batch(self, group: int) -> dict[str, Any]:
-        """A group as a batch on the device, labels included."""
-        rows = [self.sources.read(d) for d in self.groups[group]]
-        return {
-            k: v.to(self.device) if isinstance(v, Tensor) else v
-            for k, v in dict(self.collate(rows)).items()
-        }
+        """A group as a batch on the device, with labels and :data:`holdfast.plan.TAGS`."""
+        draws = self.groups[group]
+        batch = dict(self.collate([self.sources.read(d) for d in draws]))
+        batch["source"] = torch.tensor([source_id(source) for source, _ in draws])
+        batch["example"] = torch.tensor([index for _, index in draws])
+        return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -153,7 +153,7 @@ class PlanMixin:
     def _weight_loss(self) -> Tensor | float:
         if not self.weight_terms:
             return 0.0
-        steps = self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
+        steps = getattr(self, "current_gradient_accumulation_steps", 1)
         parameters, references = self.bound.parameters(), self.bound.references
         total: Tensor | float = 0.0
         for term in self.weight_terms:
