@@ -73,7 +73,7 @@ def compare_document(found: Comparison, asked: Asked | None = None) -> Document:
     return Document(
         title=_title(found),
         about=f"Holdfast comparison. {found.base} before, {found.tuned} after.",
-        verdict=found.verdict,
+        verdict=_verdict(found),
         lead=_gate(found),
         figures=_figures(found),
         sections=[s for s in sections if s.blocks],
@@ -82,6 +82,12 @@ def compare_document(found: Comparison, asked: Asked | None = None) -> Document:
 
 def _title(found: Comparison) -> str:
     return f"{found.base} and {found.tuned}"
+
+
+def _verdict(found: Comparison) -> str:
+    """The sentence without its interval, which stands beneath it."""
+    whole = format(found.mean, "+.1f")
+    return found.verdict.replace(whole, whole.partition(" [")[0])
 
 
 def _gate(found: Comparison) -> str:

@@ -26,6 +26,7 @@ from holdfast.text import safe_text
 
 LONGEST_NAME, LONGEST_LINE = 160, 4000
 """Characters of a name in a table, and of any line."""
+_NEGATIVE = re.compile(r"(?<![\w.\-])-(?=\d)")
 
 
 def write_html(path: Path, page: Document) -> Path:
@@ -65,6 +66,7 @@ def _templates() -> Environment:
         "cut": _cut,
         "lines": _lines,
         "minus": _minus,
+        "sentence": _sentence,
         "value": _value,
         "bounds": _bounds,
         "percent": _percent,
@@ -103,7 +105,11 @@ def _lines(text: object, most: int = 1200) -> str:
 
 
 def _minus(text: object) -> str:
-    return re.sub(r"(?<![\w.\-])-(?=\d)", "−", _cut(text))
+    return _NEGATIVE.sub("−", _cut(text))
+
+
+def _sentence(text: object) -> str:
+    return _NEGATIVE.sub("−", _line(text))
 
 
 def _value(e: Estimate) -> str:
