@@ -49,6 +49,7 @@ class Attempts:
         self.batch_size, self.progress = batch_size, progress or Progress()
         self.candidates: dict[str, Candidate] = {}
         self._rows: dict[str, dict[str, Any]] = {}
+        self._asked: dict[tuple[Half, tuple[float, ...]], str] = {}
         self._lines = Lines(folder / FILE) if folder is not None else None
         self._open(dict(setting))
         self._sizes = {n: live.parameter(n).numel() for n in live.ends.changed}
@@ -111,6 +112,9 @@ class Attempts:
                 f"'{name}' was another candidate in the search that is kept here; choose another "
                 "--out."
             )
+        if row is None and (same := self._asked.get((half, self._effective(blend)))):
+            row = {**self._rows[same], **said, "key": key, "blend": blend.to_json(), "seconds": 0.0}
+            self._keep(key, row)
         if row is None:
             began = time.perf_counter()
             self.live.become(blend)
@@ -122,7 +126,13 @@ class Attempts:
             seconds = time.perf_counter() - began
             row = {"blend": blend.to_json(), "scores": found.to_json(), "seconds": seconds, **said}
             self._keep(key, row)
+        self._asked.setdefault((half, self._effective(blend)), key)
         return Scored.from_json(self._rows[key]["scores"])
+
+    def _effective(self, blend: Blend) -> tuple[float, ...]:
+        """Equal for blends that are the same weights under two names."""
+        ends = self.live.ends
+        return tuple(s for name in ends.changed for s in blend.of(ends.parts(name)))
 
     def _against(self, before: Scored, after: Scored, half: Half) -> tuple[Estimate, Estimate]:
         clusters = self._rows[f"{half} base"]["clusters"]
