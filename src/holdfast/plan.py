@@ -233,6 +233,15 @@ class Update(Protocol):
         ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """What a piece may have beside: it finds parts by their role, or begins anew each stage."""
+
+    def place(self, anatomy: Anatomy) -> None:
+        """Told as a stage begins; forgets what it gathered in an earlier one."""
+        ...
+
+
 NEW = "new"
 """The source that a stage learns from; the others have the names that the stage gives them."""
 

@@ -155,3 +155,29 @@ def test_dpo(tmp_path):
     now = values(model)
     moved = {n for n in now if not torch.equal(now[n], before[n])}
     assert follows_hft(moved, set())
+
+
+def test_the_page_says_what_is_counted():
+    from pathlib import Path
+
+    from transformers import LlamaConfig, Qwen2Config
+
+    shapes = {
+        "Llama 2 7B": LlamaConfig(
+            vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+            num_attention_heads=32, num_key_value_heads=32,
+        ),
+        "Qwen2.5 0.5B": Qwen2Config(
+            vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+            num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
+        ),
+    }  # fmt: skip
+    page = (Path(__file__).parents[2] / "docs/methods/hft.md").read_text(encoding="utf-8")
+    for name, config in shapes.items():
+        found = anatomy(config)
+        everything = found.memory(found.select("all")).total
+        for setting, outside in (("hft", True), ("hft:outside=false", False)):
+            drawn = [hft(outside=outside).selection(found, seed) for seed in range(8)]
+            work = sum(found.flops_ratio(d) for d in drawn) / 8
+            room = sum(found.memory(d).total for d in drawn) / 8 / everything
+            assert f"| {name}, `{setting}` | {work:.1%} | {room:.1%} |" in page

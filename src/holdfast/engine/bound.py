@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.anatomy import anatomy, select
+from holdfast.engine.carrying import pieces
 from holdfast.engine.forward import Reference
 from holdfast.errors import UsageError
 from holdfast.pieces.sharding import fill
-from holdfast.plan import Plan, Update, WeightTerm
+from holdfast.plan import Placed, Plan, Update, WeightTerm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +97,9 @@ def bind(
     names = {id(p): n for n, p in model.named_parameters()}
     found = anatomy(model)
     updates = tuple(plan.update)
+    for piece in pieces(plan):
+        if isinstance(piece, Placed):
+            piece.place(found)
     touched: list[str]
     if plan.adapt is not None:
         touched = list(plan.adapt.touches(model, found))

@@ -20,7 +20,7 @@ from holdfast.carried import AGAIN, MEMORY, Rehearses
 from holdfast.data.aligned import count_tokens
 from holdfast.data.bucketing import even_cuts, like_lengths, like_totals, padded, regroup
 from holdfast.errors import ConfigError
-from holdfast.pieces.feeds import Shuffled, draws
+from holdfast.pieces.feeds import Fitted, Shuffled, draws
 from holdfast.plan import NEW, Draw, source_id
 
 if TYPE_CHECKING:
@@ -177,6 +177,8 @@ def schedule(
     sizes = sources.sizes
     _check_sources(plan, feed.sources, sizes)
     count = train.steps or feed.steps(sizes, train.batch_size, train.epochs)
+    if isinstance(feed, Fitted):
+        feed = feed.fit(count, train.schedule)
     if plan.feed is None:
         own = _own_order(sources, train, count, seed)
         steps: list[list[Draw]] = [[(NEW, i) for i in step] for step in own]

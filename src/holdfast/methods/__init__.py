@@ -20,6 +20,7 @@ from holdfast.methods._text import parse, split
 from holdfast.methods.anchored import ewc, l2_sp, mas
 from holdfast.methods.der import der
 from holdfast.methods.er import er, gss, mir
+from holdfast.methods.fpf import fpf, k_fpf
 from holdfast.methods.gere import gere
 from holdfast.methods.hft import hft
 from holdfast.methods.lora import lora
@@ -56,12 +57,14 @@ __all__ = [
     "er",
     "ewc",
     "first_n",
+    "fpf",
     "full",
     "full_llm",
     "gate_up",
     "gere",
     "gss",
     "hft",
+    "k_fpf",
     "l2_sp",
     "last_n",
     "lora",

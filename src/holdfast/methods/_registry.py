@@ -41,6 +41,7 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.two_experts",
     "holdfast.methods.hft",
     "holdfast.methods.mora",
+    "holdfast.methods.fpf",
     "holdfast.methods.er",
     "holdfast.methods.der",
     "holdfast.methods.anchored",

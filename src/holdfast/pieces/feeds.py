@@ -10,13 +10,29 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from holdfast.errors import ConfigError
-from holdfast.plan import NEW, Draw, source_id
+from holdfast.plan import NEW, Draw, Feed, source_id
 
 if TYPE_CHECKING:
     import torch
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What a :class:`holdfast.plan.Feed` may have beside: its order depends on the whole stage."""
+
+    def fit(self, steps: int, schedule: str) -> Feed:
+        """The feed of a stage of ``steps`` optimizer steps, asked before any draw.
+
+        Args:
+            schedule: of the learning rate (``train.schedule``).
+
+        Raises:
+            ConfigError: the feed does not go together with these.
+        """
+        ...
 
 
 def draws(examples: int, count: int, seed: int, start: int = 0) -> list[int]:
