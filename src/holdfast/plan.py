@@ -17,10 +17,10 @@ No torch at import time: a plan can be made, printed and checked before anything
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from holdfast.errors import PlanConflict
 
@@ -258,11 +258,27 @@ def source_id(name: str) -> int:
     return 0 if name == NEW else zlib.crc32(name.encode()) + 1
 
 
+VIEWS = "views"
+"""The source of changed views of the stage's own examples, for a feed that is :class:`Viewing`."""
+_VIEW_BITS = 20
+
+
+def view(example: int, number: int) -> int:
+    """The index in :data:`VIEWS` of an example's view: each view is an example of its own."""
+    return (example << _VIEW_BITS) + number
+
+
+def viewed(index: int) -> tuple[int, int]:
+    """The example that an index in :data:`VIEWS` shows, and the view's number."""
+    return index >> _VIEW_BITS, index & ((1 << _VIEW_BITS) - 1)
+
+
 class Feed(Protocol):
     """Which examples are read in which order: a pure, seeded function of the step.
 
     A step's examples are a set: their order within it has no effect, and their number may
-    differ from step to step. One may be drawn several times (views of it share its index).
+    differ from step to step. One may be drawn several times, and is then read as it is each
+    time; changed views of it are examples of the source :data:`VIEWS`.
     """
 
     @property
@@ -284,6 +300,24 @@ class Feed(Protocol):
             sizes: examples of each source that the stage has.
             batch: how many examples a step should read (``train.batch_size``).
         """
+        ...
+
+
+@runtime_checkable
+class Viewing(Feed, Protocol):
+    """A feed that draws changed views of the stage's own examples, from :data:`VIEWS`.
+
+    A view is a pure function of its index (see :func:`view`) and the stage's seed, so what is
+    computed once of an example (:mod:`holdfast.cache`) is never taken for another view of it.
+    """
+
+    @property
+    def together(self) -> int:
+        """So many draws behind each other stay in one forward pass."""
+        ...
+
+    def show(self, examples: Sequence[Any], seed: int) -> Sequence[Any]:
+        """The views of encoded examples, by their index; each made when it is read."""
         ...
 
 

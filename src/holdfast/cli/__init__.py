@@ -21,6 +21,7 @@ from holdfast.cli import (
     export,
     lab,
     list_,
+    order,
     probe,
     repair,
     report,
@@ -63,6 +64,7 @@ app.command("repair")(repair.command)
 app.command("probe")(probe.command)
 app.command("report")(report.command)
 app.command("watch")(watch.command)
+app.command("order")(order.command)
 app.command("anatomy")(anatomy.command)
 app.command("list")(list_.command)
 app.command("export")(export.command)

@@ -21,7 +21,7 @@ from holdfast.data.aligned import count_tokens
 from holdfast.data.bucketing import even_cuts, like_lengths, like_totals, padded, regroup
 from holdfast.errors import ConfigError
 from holdfast.pieces.feeds import Fitted, Shuffled, draws
-from holdfast.plan import NEW, Draw, source_id
+from holdfast.plan import NEW, VIEWS, Draw, Viewing, source_id, viewed
 
 if TYPE_CHECKING:
     from holdfast.config import Train
@@ -67,9 +67,16 @@ class Sources:
         """Tokens of an example that the loss reads."""
         return self._size(draw)[1]
 
+    def show(self, feed: Viewing, seed: int) -> None:
+        """Have changed views of the stage's own data as a source."""
+        self._all[VIEWS] = feed.show(self._all[NEW], seed)
+
     def name(self, draw: Draw) -> str:
         """What the user calls an example: its id, or its number from 0."""
         source, index = draw
+        if source == VIEWS:
+            example, number = viewed(index)
+            return f"{self.name((NEW, example))} (view {number})"
         records = getattr(self._all[source], "records", None)
         name = str(index) if records is None else str(records[index].id)
         return name if source == NEW else f"{source}: {name}"
@@ -98,6 +105,8 @@ class Schedule:
     """Devices that share a step."""
     packed: bool = False
     """Whether passes are read without padding."""
+    together: int = 1
+    """So many draws of a step behind each other share a pass."""
     _last: dict[int, list[list[Draw]]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -115,7 +124,8 @@ class Schedule:
     @property
     def largest(self) -> int:
         """Examples in a pass, at most."""
-        return -(-max(map(len, self.steps)) // (self.passes * self.world))
+        units = -(-max(map(len, self.steps)) // self.together)
+        return -(-units // (self.passes * self.world)) * self.together
 
     @property
     def widest(self) -> int:
@@ -124,10 +134,16 @@ class Schedule:
 
     def groups(self, step: int) -> list[list[Draw]]:
         """The passes of an optimizer step: like lengths together, or like totals if packed."""
-        drawn = self.steps[step]
-        lengths = [self.sources.tokens(d) for d in drawn]
+        units = self._units(self.steps[step])
+        add = sum if self.packed else max
+        lengths = [add(self.sources.tokens(d) for d in unit) for unit in units]
         split = like_totals if self.packed else like_lengths
-        return [[drawn[i] for i in g] for g in split(lengths, self.passes * self.world)]
+        groups = split(lengths, self.passes * self.world)
+        return [[d for i in g for d in units[i]] for g in groups]
+
+    def _units(self, drawn: Sequence[Draw]) -> list[Sequence[Draw]]:
+        size = self.together
+        return [drawn[k : k + size] for k in range(0, len(drawn), size)]
 
     def tokens(self) -> tuple[int, int]:
         """Tokens of all examples read, and tokens that the model works on: padding is between."""
@@ -175,6 +191,9 @@ def schedule(
     """
     feed = plan.feed or Shuffled()
     sizes = sources.sizes
+    together = feed.together if isinstance(feed, Viewing) else 1
+    if isinstance(feed, Viewing):
+        sources.show(feed, seed)
     _check_sources(plan, feed.sources, sizes)
     count = train.steps or feed.steps(sizes, train.batch_size, train.epochs)
     if isinstance(feed, Fitted):
@@ -186,18 +205,20 @@ def schedule(
         _check_free(plan.feed.name, train)
         steps = [list(feed(sizes, s, train.batch_size, seed)) for s in range(count)]
     world = world or int(os.environ.get("WORLD_SIZE", "1"))
-    fewest = min(len(step) for step in steps)
+    fewest = min(len(step) for step in steps) // together
     if fewest < world:
         raise ConfigError(
-            f"an optimizer step of {fewest} examples cannot be shared by {world} devices; "
-            f"give train.batch_size={world} or more."
+            f"an optimizer step of {fewest * together} examples cannot be shared by {world} "
+            f"devices; give train.batch_size={world * together} or more."
         )
-    whole = Schedule(sources, steps, 1, world, packed)
-    return Schedule(sources, steps, _passes(whole, train, fewest, device), world, packed)
+    whole = Schedule(sources, steps, 1, world, packed, together)
+    passes = _passes(whole, train, fewest, device)
+    return Schedule(sources, steps, passes, world, packed, together)
 
 
 def _check_sources(plan: Plan, wanted: Sequence[str], sizes: Mapping[str, int]) -> None:
-    own = (NEW, MEMORY, AGAIN) if isinstance(plan.feed, Rehearses) else (NEW,)
+    own: tuple[str, ...] = (NEW, MEMORY, AGAIN) if isinstance(plan.feed, Rehearses) else (NEW,)
+    own += (VIEWS,) if isinstance(plan.feed, Viewing) else ()
     given = [name for name in sizes if name not in own]
     for name in wanted:
         if not sizes.get(name):

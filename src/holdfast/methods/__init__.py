@@ -18,7 +18,9 @@ from holdfast.errors import ConfigError, PlanConflict
 from holdfast.methods._registry import METHODS, Described, build, describe, published
 from holdfast.methods._text import parse, split
 from holdfast.methods.anchored import ewc, l2_sp, mas
+from holdfast.methods.delt import delt
 from holdfast.methods.der import der
+from holdfast.methods.dmt import dmt
 from holdfast.methods.er import er, gss, mir
 from holdfast.methods.fpf import fpf, k_fpf
 from holdfast.methods.gere import gere
@@ -45,14 +47,17 @@ from holdfast.methods.narrow import (
 from holdfast.methods.refresh import refresh
 from holdfast.methods.reg_lora import reg_lora
 from holdfast.methods.two_experts import two_experts
+from holdfast.methods.view_batch import view_batch
 from holdfast.methods.wise_ft import wise_ft
 from holdfast.plan import Plan
 
 __all__ = [
     "METHODS",
     "Described",
+    "delt",
     "der",
     "describe",
+    "dmt",
     "down",
     "er",
     "ewc",
@@ -84,6 +89,7 @@ __all__ = [
     "sa_proj_gate_up",
     "train",
     "two_experts",
+    "view_batch",
     "vision",
     "vo",
     "wise_ft",

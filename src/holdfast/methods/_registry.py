@@ -46,6 +46,9 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.der",
     "holdfast.methods.anchored",
     "holdfast.methods.refresh",
+    "holdfast.methods.dmt",
+    "holdfast.methods.view_batch",
+    "holdfast.methods.delt",
 )
 """Every method by name: ours, and third parties' (entry-point group ``holdfast.methods``)."""
 

@@ -1,0 +1,152 @@
+"""LQS against the derivative that it is, by finite differences over whole trainings."""
+
+import copy
+
+import pytest
+import torch
+from ordering_tools import collated, examples, model, work
+
+from holdfast.errors import Interrupted, UsageError
+from holdfast.ordering.learnability import learnability
+from holdfast.ordering.losses import example_losses
+from holdfast.ordering.lqs import combined, lqs
+from holdfast.ordering.proxy import Proxy
+
+STEPS, RATE = 5, 0.3
+
+
+def trained(start, rows, target, drawn, n, weight):
+    """sum_{t=1..T} J(theta_t) of a plain loop in which example n weighs ``weight`` more."""
+    made = copy.deepcopy(start).requires_grad_(True)
+    total = 0.0
+    for step in range(STEPS):
+        made.zero_grad()
+        batch = collated([rows[i] for i in drawn(step)])
+        loss = example_losses(made, batch).mean()
+        loss = loss + weight * example_losses(made, collated([rows[n]])).sum()
+        loss.backward()
+        with torch.no_grad():
+            for p in made.parameters():
+                p -= RATE * p.grad
+            total += float(example_losses(made, collated(target)).mean())
+    return total
+
+
+def test_the_products_are_the_derivative_of_the_targets_loss(tmp_path, monkeypatch):
+    rows, target = examples(4), examples(2, seed=7)
+    start = model("gpt2")  # in float64 throughout: Llama's norms round to float32
+    before = copy.deepcopy(start)
+    seen = []
+    monkeypatch.setattr(
+        "holdfast.ordering.lqs.combined", lambda found, **_: seen.extend(found) or [0.0]
+    )
+    asked = work(start, rows, tmp_path, target=target, batch_size=2)
+    drawn = Proxy(asked, STEPS, RATE, 2).drawn
+    lqs(asked, steps=STEPS, rate=RATE, batch=2, interval=1)
+    assert len(seen) == STEPS + 1
+    for n in range(len(rows)):
+        product = RATE * sum(found[n][0] for found in seen)
+        sides = [trained(before, rows, target, drawn, n, w) for w in (1e-5, -1e-5)]
+        assert product == pytest.approx(-(sides[0] - sides[1]) / 2e-5, rel=1e-5)
+
+
+def test_scores_are_the_papers_sum():
+    # [product, norm] at theta_2, theta_1, theta_0
+    seen = [[[9.0, 2.0]], [[3.0, 4.0]], [[8.0, 5.0]]]
+    assert combined(seen) == [3 / 2 + 8 / 4]
+    assert combined(seen, official=True) == [9 + 3 / 2 + 8 / 4]
+
+
+def test_a_copy_of_the_target_scores_high_and_a_mislabelled_one_low(tmp_path):
+    rows, target = examples(8), examples(2, seed=9)
+    wrong = {k: v.clone() for k, v in target[0].items()}
+    answer = wrong["labels"] != -100
+    wrong["labels"][answer] = (wrong["labels"][answer] + 11) % 29 + 1
+    pool = [*rows, {k: v.clone() for k, v in target[0].items()}, wrong]
+    asked = work(model("llama"), pool, tmp_path, target=target, batch_size=4)
+    scores = lqs(asked, steps=4, rate=0.1, batch=4, interval=1)
+    assert max(scores) == scores[8]
+    assert scores[9] < 0.1 * scores[8], "perplexity, norms or EL2N would tell them hardly apart"
+
+
+def test_a_killed_scoring_goes_on_with_the_same_numbers(tmp_path, monkeypatch):
+    rows, target = examples(6), examples(2, seed=5)
+    settings = {"steps": 5, "rate": 0.1, "batch": 3, "interval": 2}
+    whole = lqs(work(model("tied"), rows, tmp_path / "a", target=target), **settings)
+    import holdfast.ordering.lqs as module
+
+    kept, calls = module.before, []
+
+    def dies(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Interrupted(15)
+        return kept(*args)
+
+    monkeypatch.setattr(module, "before", dies)
+    with pytest.raises(Interrupted):
+        lqs(work(model("tied"), rows, tmp_path / "b", target=target), **settings)
+    left = sorted(p.name for p in (tmp_path / "b").iterdir())
+    assert "adjoint.safetensors" in left
+    assert "step-000005.jsonl" in left
+    again = lqs(work(model("tied"), rows, tmp_path / "b", target=target), **settings)
+    assert again == whole
+    assert not list((tmp_path / "b").glob("*.safetensors"))  # the trajectory is not kept
+
+
+def test_memory_is_six_numbers_a_weight_on_the_device_and_a_root_of_the_steps_beside(tmp_path):
+    """Bytes are counted: no tensor as large as N examples' gradients is ever made."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    made, rows, target = model("wide"), examples(12), examples(1, seed=3)
+    largest = max(p.numel() for p in made.parameters())
+
+    class Largest(TorchDispatchMode):
+        most = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                self.most = max(self.most, out.numel())
+            return out
+
+    asked = work(made, rows, tmp_path, target=target, batch_size=12)
+    proxy = Proxy(asked, 9, 0.1, 12)
+    with Largest() as counted:
+        lqs(asked, steps=9, rate=0.1, batch=12, interval=3)
+    logits = 12 * 8 * 30
+    assert counted.most <= max(largest, logits)  # per-sample gradients would be 12 x largest
+    assert 12 * largest > max(largest, logits)
+    proxy.run()
+    assert len(list(tmp_path.glob("state-*.safetensors"))) == 4  # 0, 3, 6, 9 of ten states
+    proxy.at(8)
+    proxy.at(2)
+    assert len(proxy._between) <= 3
+
+
+def test_learnability_is_the_sum_of_shrinking_norms(tmp_path):
+    rows = examples(3)
+    asked = work(model("llama"), rows, tmp_path, batch_size=3)
+    found = learnability(asked, steps=2, rate=0.2, batch=3, interval=1)
+    made = model("llama").requires_grad_(True)
+    norms = []
+    for _ in range(3):
+        each = []
+        for row in rows:
+            grads = torch.autograd.grad(
+                example_losses(made, collated([row])).sum(), list(made.parameters())
+            )
+            each.append(sum(g.square().sum() for g in grads).sqrt())
+        norms.append(each)
+        made.zero_grad()
+        example_losses(made, collated(rows)).mean().backward()
+        with torch.no_grad():
+            for p in made.parameters():
+                p -= 0.2 * p.grad
+    expected = [float(norms[0][n] / norms[1][n] + norms[1][n] / norms[2][n]) for n in range(3)]
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_lqs_without_a_target_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="--target"):
+        lqs(work(model("llama"), examples(1), tmp_path))
