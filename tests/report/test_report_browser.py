@@ -9,6 +9,8 @@ from holdfast.report.compare_page import write_compare_report
 from holdfast.tasks.base import Task
 
 WIDTHS = (390, 820, 1440)
+PATIENCE = 180_000
+"""Milliseconds: the machine may be busy."""
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,9 @@ def browser():
     with api.sync_playwright() as playwright:
         try:
             place = shutil.which("chromium") or shutil.which("google-chrome")
-            found = playwright.chromium.launch(executable_path=place, args=["--no-sandbox"])
+            found = playwright.chromium.launch(
+                executable_path=place, args=["--no-sandbox"], timeout=PATIENCE
+            )
         except api.Error as error:
             pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
         yield found
@@ -43,6 +47,7 @@ def opened(browser, page_file):
     """A page, and what it asked for and complained of."""
     heard = []
     context = browser.new_context(viewport={"width": WIDTHS[0], "height": 800})
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.on("request", lambda r: heard.append(r.url) if not r.url.startswith("data:") else None)
     page.on("console", lambda m: heard.append(m.text))
@@ -119,6 +124,7 @@ def luminance(colour):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read(browser, page_file, scheme):
     context = browser.new_context(color_scheme=scheme)
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.goto(page_file.as_uri())
     found = page.evaluate(
@@ -142,6 +148,7 @@ def test_text_can_be_read(browser, page_file, scheme):
 
 def test_without_javascript_everything_is_there(browser, page_file):
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.goto(page_file.as_uri())
     assert page.locator("article.example").count() > 40

@@ -53,7 +53,8 @@ def test_a_runs_report(summary, tmp_path):
     assert "<b>" not in text
     assert "\n# not" not in text
     assert "Mammoth 2026-05" in text
-    assert pictures_of(text, path.parent) == ["accuracy.png"]
+    names = ["accuracy.png", "learned-and-lost.png", "figure1.png"]
+    assert pictures_of(text, path.parent) == names
     assert len(set(re.findall(r"(?m)^\|.*\|$", text))) > 20
     twin = json.loads(path.with_suffix(".json").read_text())
     assert twin["facts"] == {"model": str(tmp_path), "learning rate": 1e-3, "loss": None}
@@ -89,6 +90,7 @@ def test_a_comparison(summary, tmp_path):
     assert {(m["recipe"], m["level"]) for m in twin["matched"]} >= {("full", 2.0)}
     assert twin["dominated_area"]["full"] == pytest.approx(10 * 100)
     assert set(twin["pictures"]) == {p.name for p in tmp_path.iterdir()} - {
+        "comparison.html",
         "comparison.md",
         "comparison.json",
     }

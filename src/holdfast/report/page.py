@@ -92,6 +92,7 @@ def write_run_report(
         page.text(_facts(facts))
     if page.pictures:
         page.picture(plots.heat_map(matrix), "accuracy", "Score of every task after every stage")
+        _comparison_pictures(page, [row], recipe)
     else:
         page.text(NO_PICTURES)
     page.table(tables.accuracy(summary))
