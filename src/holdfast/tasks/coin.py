@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from holdfast.tasks.base import Score
+from holdfast.tasks.documents import vqa
 from holdfast.tasks.scorers import SCORERS, plain
 
 _PAPER = "Chen et al. 2024, arXiv 2403.08350; Chen et al. 2025, arXiv 2505.02486"
@@ -40,20 +41,17 @@ def _letter(text: str) -> str | None:
     paper="Singh et al. 2019, arXiv 1904.08920; Hu et al. 2020 (M4C)",
 )
 def textvqa_m4c(reply: str, references: Sequence[str]) -> Score:
-    """min(1, matches / 3), averaged over leaving out one of the n annotators at a time.
+    """:func:`holdfast.tasks.documents.vqa` on words split as M4C does: ',' and '?' are dropped
+    wherever they stand, and "'s" is a word.
 
-    References are all annotators' answers, repeated as often as they were given (10 in
-    TextVQA). One reference alone is compared for equality.
+    References are all annotators' answers, repeated as often as they were given (10 in TextVQA).
     """
-    said = _vqa(reply)
-    if not said:
-        return Score(0.0, None)
-    given = [_vqa(r) for r in references]
-    if len(given) == 1:
-        return Score(float(said == given[0]), said)
-    matches = given.count(said)
-    left_out = [matches - (g == said) for g in given]
-    return Score(sum(min(1.0, m / 3) for m in left_out) / len(given), said)
+    return vqa(_split(reply), [_split(r) for r in references])
+
+
+def _split(text: str) -> str:
+    """What M4C does before the VQA evaluation's own normalisation."""
+    return text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
 
 
 @SCORERS.register(
@@ -165,22 +163,3 @@ def iou(a: Box, b: Box) -> float:
     areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
     whole = areas[0] + areas[1] - shared
     return shared / whole if whole > 0 else 0.0
-
-
-_MARKS = ';/[]"{}()=+\\_-><@`,?!'
-_NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-
-
-def _vqa(text: str) -> str:
-    """An answer as M4C's evaluation compares it: punctuation, articles, number words.
-
-    Its table of contractions is left out: 'dont' and 'don't' differ.
-    """
-    low = plain(text).lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    kept = low
-    for mark in _MARKS:
-        apart = f"{mark} " in low or f" {mark}" in low
-        kept = kept.replace(mark, "" if apart else " ")
-    words = re.sub(r"\.(?!\d)", "", kept).split()
-    digits = {w: str(i) for i, w in enumerate(_NUMBERS)} | {"zero": "0"}
-    return " ".join(digits.get(w, w) for w in words if w not in ("a", "an", "the"))
