@@ -22,6 +22,7 @@ from holdfast.cli import (
     lab,
     list_,
     order,
+    prepare,
     probe,
     repair,
     report,
@@ -69,6 +70,7 @@ app.command("anatomy")(anatomy.command)
 app.command("list")(list_.command)
 app.command("export")(export.command)
 app.command("demo")(demo.command)
+app.add_typer(prepare.app, name="prepare")
 app.add_typer(lab.app, name="lab")
 app.add_typer(bench.app, name="bench")
 
