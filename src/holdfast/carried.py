@@ -137,6 +137,8 @@ class Running(Protocol):
 class Ahead:
     """An optimizer step that is about to be made."""
 
+    model: nn.Module
+    """In training mode; a piece leaves it so."""
     parameters: Mapping[str, Tensor]
     """The trainable weights by name; a piece may move them in place."""
     batches: list[dict[str, Any]]

@@ -93,7 +93,7 @@ def looking(made, model, batches, tmp_path, sources=None):
         model=model, args=arguments
     )
     return trainer, Ahead(
-        trainer.bound.parameters(), list(batches), 0.1,
+        trainer.model, trainer.bound.parameters(), list(batches), 0.1,
         lambda passes: ahead.gradients(trainer, passes),
         lambda passes: ahead.losses(trainer, passes),
     )  # fmt: skip

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from holdfast.carried import Ahead
 from holdfast.pieces.anchors import NearStart, Quadratic
+from holdfast.pieces.plateaus import Plateaus
+from holdfast.pieces.task_free import TaskFree
 
 torch.set_num_threads(1)
 
@@ -70,3 +73,49 @@ def test_l2_sp_is_the_distance_to_the_start():
     assert NearStart()({"w": w}, start).item() == pytest.approx(2.5)
     ones = Quadratic(weight=1.0, importances={"w": torch.ones(2)}, centres=start)
     torch.testing.assert_close(ones({"w": w}, {}), NearStart()({"w": w}, start))
+
+
+def test_a_trace_with_two_plateaus_consolidates_twice():
+    trace = [2.0, 1.0, 0.5] + [0.1, 0.11, 0.09, 0.1] * 3 + [1.5, 1.0, 0.4] + [0.05] * 12
+    watch = Plateaus(window=4, mean=0.2, deviation=0.05)
+    assert [i for i, loss in enumerate(trace) if watch.meet(loss)] == [6, 21]
+    again = Plateaus(window=4, mean=0.2, deviation=0.05)
+    for loss in trace[:10]:
+        again.meet(loss)
+    resumed = Plateaus(window=4, mean=0.2, deviation=0.05)
+    resumed.read(again.numbers())
+    assert [i for i, loss in enumerate(trace[10:], 10) if resumed.meet(loss)] == [21]
+    with pytest.raises(ValueError, match="a window of 1"):
+        Plateaus(window=1)
+
+
+def test_task_free_is_mas_at_the_plateau_and_survives_a_checkpoint():
+    def step(loss):
+        model = torch.nn.Linear(2, 2, bias=False)
+        model.weight.data = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
+        model.forward = lambda input_ids, attention_mask=None, use_cache=None: type(
+            "O", (), {"logits": torch.nn.functional.linear(eye[input_ids], model.weight)}
+        )()
+        batch = {"input_ids": torch.tensor([[0, 1], [1, 1]]), "labels": torch.ones(2, 2).long()}
+        losses = lambda batches: [torch.tensor([loss, loss / 2])]  # noqa: E731
+        return Ahead(model, dict(model.named_parameters()), [batch], 0.1, None, losses)
+
+    eye = torch.eye(2)
+    term = TaskFree(weight=2.0, window=2, mean=1.0, deviation=0.5, buffer=1)
+    for loss in (3.0, 0.2):
+        term.look_ahead(step(loss))
+    assert term.found == 0
+    copy = TaskFree(weight=2.0, window=2, mean=1.0, deviation=0.5, buffer=1)
+    copy.load(term.state())
+    for one in (term, copy):
+        assert len(one.hard) == 1
+        here = step(0.2)
+        one.look_ahead(here)
+        assert one.found == 1
+        assert not one.hard
+        # the hardest row predicts from token 0 only: |2 y_i x_j| with y = first column
+        torch.testing.assert_close(
+            one.importances["weight"], torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+        )
+        moved = here.parameters["weight"] + 1
+        assert one({"weight": moved}, {}).item() == pytest.approx(2.0)

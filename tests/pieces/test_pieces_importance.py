@@ -219,4 +219,4 @@ def test_mas_against_finite_differences():
 def test_images_that_are_not_one_to_a_row():
     batch = {**batch_of(rows(2)), "pixel_values": torch.zeros(3, 1)}
     with pytest.raises(ValueError, match="'pixel_values' has 3 entries for 2 rows"):
-        list(per_example._rows(batch))
+        list(per_example.rows_of(batch))

@@ -36,6 +36,7 @@ def look_ahead(trainer: Any, batches: list[Any]) -> list[Any]:
             "before each step, which works in one process only; run it without torchrun."
         )
     step = Ahead(
+        trainer.model,
         trainer.bound.parameters(),
         [trainer._prepare_inputs(batch) for batch in batches],
         trainer.optimizer.param_groups[0]["lr"],

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from holdfast.errors import ConfigError, PlanConflict
 from holdfast.methods._registry import METHODS, Described, build, describe, published
 from holdfast.methods._text import parse, split
-from holdfast.methods.anchored import ewc, l2_sp, mas
+from holdfast.methods.anchored import ewc, l2_sp, mas, task_free
 from holdfast.methods.delt import delt
 from holdfast.methods.der import der
 from holdfast.methods.dmt import dmt
@@ -87,6 +87,7 @@ __all__ = [
     "reg_lora",
     "sa_proj",
     "sa_proj_gate_up",
+    "task_free",
     "train",
     "two_experts",
     "view_batch",

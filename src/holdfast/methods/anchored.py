@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from holdfast.methods._registry import Count, NotNegative, Share, published
+from holdfast.methods._registry import Count, NotNegative, Positive, Share, published
 from holdfast.pieces.anchors import NearStart, Quadratic
+from holdfast.pieces.task_free import TaskFree
 from holdfast.plan import Plan, Reference
 
 
@@ -107,3 +108,37 @@ def mas(weight: NotNegative = 1.0, examples: Count | None = 512) -> Plan:
         weight=weight, kind="outputs", combine="latest", half=1.0, examples=examples, name="mas"
     )
     return Plan(name="mas", learn=(term,))
+
+
+@published(
+    "task-free",
+    summary="memory-aware synapses, renewed at the plateaus of the loss; no stages are needed",
+    paper="Aljundi et al. 2019, arXiv 1812.03596",
+)
+def task_free(
+    weight: NotNegative = 1.0,
+    buffer: Count = 30,
+    window: Count = 5,
+    mean: Positive = 0.2,
+    deviation: Positive = 0.1,
+) -> Plan:
+    """L = CE + weight sum_i Omega_i (w_i - w*_i)^2, with Omega and w* renewed at plateaus.
+
+    Aljundi, Kelchtermans and Tuytelaars, "Task-free continual learning", 2019. One more forward
+    pass per step, and one pass over the hard buffer at each plateau, in one process. It goes on
+    over stages as if there were none.
+
+    Departures: the paper also trains on the hard buffer (combine with ``er``). Its thresholds
+    are for losses of its own tasks: set ``mean`` to what a learned task's loss is here.
+
+    Args:
+        weight: lambda; 0 turns it off.
+        buffer: examples of the highest loss that Omega is read from.
+        window: steps whose losses are looked at, 2 or more.
+        mean: a plateau's mean loss is below it.
+        deviation: and its standard deviation below this.
+    """
+    if weight == 0:
+        return Plan(name="task-free")
+    term = TaskFree(weight=weight, buffer=buffer, window=window, mean=mean, deviation=deviation)
+    return Plan(name="task-free", learn=(term,))

@@ -85,7 +85,7 @@ def fold_gradients(
                 continue
             except _Crossed:
                 hooked = False
-        for row in _rows(batch):
+        for row in rows_of(batch):
             for name, gradient in _single(model, weights, row, score).items():
                 add(name, gradient[None])
     return (sums[""] if callable(fold) else sums), count
@@ -108,7 +108,7 @@ def _single(
     }
 
 
-def _rows(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def rows_of(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Each row as a batch of its own.
 
     Raises ValueError where that cannot be told: images that are not one to a row.
