@@ -367,7 +367,8 @@ class Plan:
         fitting = [t.name for t in self.learn if getattr(t, "fits", False)]
         if len(fitting) > 1:
             raise PlanConflict(
-                f"{' and '.join(fitting)} each replace the loss on the new data; keep one of them."
+                f"'{self.name}': {' and '.join(fitting)} each replace the loss on the new data; "
+                "keep one of them."
             )
 
     def selection(self, anatomy: Anatomy, seed: int = 0) -> Selection | None:

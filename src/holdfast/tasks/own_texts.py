@@ -21,6 +21,9 @@ from holdfast.errors import UsageError
 from holdfast.tasks.batches import asked, to_model
 from holdfast.tasks.generation import _text, greedy, stop_ids
 
+PATIENCE = 16
+"""So many times the samples that are wanted are drawn, if most are empty."""
+
 
 def own_texts(
     model: nn.Module,
@@ -59,14 +62,17 @@ def own_texts(
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     rows: list[dict[str, Any]] = []
     with _seeded(seed):
-        for attempt in range(4 * (n // batch_size + 2)):
+        for attempt in range(PATIENCE * (n // batch_size + 2)):
             if len(rows) >= n:
                 return rows[:n]
             place = attempt * batch_size
             given = [prompts[(place + k) % len(prompts)] for k in range(batch_size) if prompts]
             rows += _batch(model, encoder, given, batch_size, settings)
     if len(rows) < n:
-        raise UsageError(f"the model wrote {len(rows)} texts of {n}; the others were empty")
+        raise UsageError(
+            f"the model wrote {len(rows)} texts of {n} and nothing but empty ones besides; "
+            "one that learned answers only has no questions of its own: give it prompts."
+        )
     return rows[:n]
 
 
