@@ -46,6 +46,7 @@ from holdfast.methods.narrow import (
 )
 from holdfast.methods.refresh import refresh
 from holdfast.methods.reg_lora import reg_lora
+from holdfast.methods.sparcl import sparcl
 from holdfast.methods.two_experts import two_experts
 from holdfast.methods.view_batch import view_batch
 from holdfast.methods.wise_ft import wise_ft
@@ -87,6 +88,7 @@ __all__ = [
     "reg_lora",
     "sa_proj",
     "sa_proj_gate_up",
+    "sparcl",
     "task_free",
     "train",
     "two_experts",

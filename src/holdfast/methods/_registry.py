@@ -42,6 +42,7 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.hft",
     "holdfast.methods.mora",
     "holdfast.methods.fpf",
+    "holdfast.methods.sparcl",
     "holdfast.methods.er",
     "holdfast.methods.der",
     "holdfast.methods.anchored",
