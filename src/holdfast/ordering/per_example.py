@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -193,7 +194,8 @@ class _Pass:
                 given = given.expand(self.size, *given.shape[1:])
             output = output.detach().requires_grad_(True)
         known = self._normal(module, given) if _kind(module) == "norm" else given
-        output.register_hook(lambda grad: self._backward(module, own, known, grad))
+        watch = partial(self._backward, module, own, known)
+        output.register_hook(watch)  # type: ignore[no-untyped-call]
         return output.clone() if begins else None
 
     @torch.no_grad()
@@ -249,7 +251,8 @@ class _Pass:
         self._inside = True
         try:
             one: Tensor = functional_call(module, ones, (x,))
-            return one - functional_call(module, zeros, (x,))
+            two: Tensor = functional_call(module, zeros, (x,))
+            return one - two
         finally:
             self._inside = False
 

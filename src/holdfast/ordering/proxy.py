@@ -74,9 +74,10 @@ class Proxy:
         if t not in self._between:
             self._between.clear()
             self._put(load_file(self._file(first)))
-            for s in range(first, min(first + self.stride, self.steps + 1)):
+            last = min(first + self.stride - 1, self.steps)
+            for s in range(first, last + 1):
                 self._between[s] = self._state()
-                if s < self.steps:
+                if s < last:
                     self.step(s)
         self._put(self._between[t])
 
@@ -85,7 +86,7 @@ class Proxy:
         gradient = self.gradient(self.work.examples, self.drawn(t))
         with torch.no_grad():
             for name, weight in self.weights.items():
-                weight -= self.rate * gradient[name].to(weight.dtype)
+                weight.sub_(self.rate * gradient[name].to(weight.dtype))
 
     def gradient(self, examples: Sequence[Any], indices: Sequence[int]) -> State:
         """The gradient of the mean loss over some examples, batch after batch."""
