@@ -37,7 +37,8 @@ def blocks(parts: Sequence[Part]) -> list[Group]:
 
 def cells(parts: Sequence[Part]) -> list[Group]:
     """One group for attention, MLP, norms ... of each block, and for each unit outside of them."""
-    return _grouped("cell", ((_cell(p), p) for p in parts))
+    inside = {(p.tower, _kind(p)) for p in parts if p.block is not None}
+    return _grouped("cell", ((_cell(p, (p.tower, _kind(p)) in inside), p) for p in parts))
 
 
 def rollback_groups(parts: Sequence[Part]) -> list[Group]:
@@ -51,9 +52,17 @@ def rollback_groups(parts: Sequence[Part]) -> list[Group]:
     return list(found.values())
 
 
-def _cell(part: Part) -> str:
-    where = part.tower if part.block is None else f"{part.tower}[{part.block}]"
-    return f"{where}.{part.unit.split('.')[0]}"
+def _cell(part: Part, in_blocks: bool) -> str:
+    """``in_blocks``: blocks have the unit too, so its bare name would mean theirs as well."""
+    kind = _kind(part)
+    if part.block is not None:
+        return f"{part.tower}[{part.block}].{kind}"
+    bare = f"{part.tower}.{kind}"
+    return f"{bare} - {part.tower}[:].{kind}" if in_blocks else bare
+
+
+def _kind(part: Part) -> str:
+    return part.unit.split(".")[0]
 
 
 def _grouped(kind: Kind, named: Iterable[tuple[str, Part]]) -> list[Group]:
@@ -70,7 +79,7 @@ def _grouped(kind: Kind, named: Iterable[tuple[str, Part]]) -> list[Group]:
 
 def _probed(parts: Sequence[Part]) -> tuple[int, str] | None:
     first = parts[0]
-    unit = first.unit.split(".")[0]
+    unit = _kind(first)
     if first.tower != "language" or first.block is None or unit not in ("attn", "mlp"):
         return None
     return first.block, unit

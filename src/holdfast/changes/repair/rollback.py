@@ -136,7 +136,7 @@ def _only(attempts: Attempts, groups: Sequence[Group]) -> Candidate:
 
 def _asked(attempts: Attempts, how: str, groups: Sequence[Group], blend: Blend) -> Candidate:
     selectors = sorted(g.selector for g in groups)
-    name = f"{how} {' + '.join(selectors)}"
+    name = f"{how} {', '.join(selectors)}"
     return attempts.try_(name, "rollback", blend, {how: selectors})
 
 
