@@ -228,7 +228,7 @@ def test_an_unfinished_run_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "low", "high"),
-    [([0, 1], 0, 1), ([-3.2, 8], -4, 8), ([5], 4, 6), ([], 0, 1), ([float("nan"), 2, 40], 0, 40)],
+    [([0, 1], 0, 1), ([-3.2, 8], -5, 10), ([5], 4, 6), ([], 0, 1), ([float("nan"), 2, 40], 0, 40)],
 )
 def test_an_axis_holds_its_values(values, low, high):
     found = svg.axis(values)
