@@ -57,8 +57,9 @@ def test_the_command_writes_lqs(pool, tmp_path, capsys):
          str(pool / "good.jsonl"), "--score", "lqs:steps=2,interval=1,batch=2", "--scope",
          "language[-1].mlp.down", "--out", str(tmp_path / "o.jsonl"), "--json"]
     )  # fmt: skip
-    said = json.loads(capsys.readouterr().out)
-    assert code == 0
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    said = json.loads(printed.out)
     assert said["settings"]["steps"] == 2
     assert len(written(tmp_path / "o.jsonl")) == 7
     assert not list((tmp_path / "o.scores" / "work").glob("*.safetensors"))

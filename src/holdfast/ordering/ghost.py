@@ -40,7 +40,9 @@ def dots(use: Use, v: Tensor) -> Tensor:
     """[B]: <V, G_i> for V [R, C]."""
     if use.looks_up:
         return (v[use.rows] * use.columns).sum((1, 2))
-    return (torch.matmul(use.columns, v.T) * use.rows).sum((1, 2))
+    # two dimensions: matmul would lay out v for every example where an input is not contiguous
+    through = (use.columns.flatten(0, 1) @ v.T).view_as(use.rows)
+    return (through * use.rows).sum((1, 2))
 
 
 def squares(uses: Sequence[Use], shape: torch.Size) -> Tensor:
