@@ -36,6 +36,8 @@ class World:
     size: int = 1
     store: Any = None
     """Where processes leave each other notes (a torch ``Store``); None for one process."""
+    failing: bool = False
+    """Whether this process is on its way out with an error of its own."""
     _spoke: bool | None = field(default=None, repr=False)
 
     @property
@@ -83,6 +85,7 @@ class World:
 
         Returns True for the first process that says so: it is the one that speaks.
         """
+        self.failing = True
         if self._spoke is None:
             self._spoke = self.size == 1 or self._claim(code)
         return self._spoke
@@ -151,12 +154,14 @@ def _join(rank: int, size: int) -> World:
             "torchrun or accelerate launch, which set MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE."
         ) from error
     here = World(rank, size, store)
-    threading.Thread(target=_watch, args=(store.clone(),), daemon=True).start()
+    threading.Thread(target=_watch, args=(here, store.clone()), daemon=True).start()
     return here
 
 
-def _watch(store: Any) -> None:
-    """End this process when another one says that it failed: it may be waiting for that one."""
+def _watch(here: World, store: Any) -> None:
+    """End this process when another one says that it failed: it may be waiting for that one.
+
+    A process that fails itself is left to say so."""
     while True:
         time.sleep(WATCH)
         try:
@@ -166,6 +171,8 @@ def _watch(store: Any) -> None:
             return
         if failed:
             time.sleep(WATCH)  # our own error may be the same one, and on its way
+            if here.failing:
+                return
             os._exit(code)
 
 

@@ -89,8 +89,9 @@ def records(name: str, split: Split = "train", n: int | None = None, seed: int =
 
     if split not in ("train", "test"):
         raise UnknownName("split", split, ("train", "test"))
-    if name in SETS:
-        return general(name, split, n, seed)
+    full = name if is_lab(name) else f"lab:{name}"
+    if full in SETS:
+        return general(full, split, n, seed)
     if n is None:
         n = TRAIN_SIZE if split == "train" else TEST_SIZE
     if n < 1:

@@ -70,8 +70,15 @@ def resolve(name: str) -> Source:
 def _cached(hub_id: str) -> Path | None:
     """The folder of a hub model that is already on this machine."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    file = try_to_load_from_cache(hub_id, "config.json")
+    try:
+        file = try_to_load_from_cache(hub_id, "config.json")
+    except HFValidationError:
+        raise ModelError(
+            f"there is no folder '{hub_id}', and it cannot be a name on the hub: those are made of "
+            "letters, digits, '-', '_' and '.'."
+        ) from None
     return Path(file).parent if isinstance(file, str) else None
 
 

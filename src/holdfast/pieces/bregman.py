@@ -43,7 +43,8 @@ def squared_norm(x: Tensor) -> Tensor:
 
 def negative_entropy(p: Tensor) -> Tensor:
     """sum p log p of distributions: its divergence is KL(p || q) (replay, distillation)."""
-    return torch.special.xlogy(p, p).sum(-1)
+    found: Tensor = torch.special.xlogy(p, p).sum(-1)
+    return found
 
 
 def quadratic(weights: Tensor | float = 1.0) -> Potential:
