@@ -108,7 +108,7 @@ def shown(piece, right):
         "source": torch.full((n,), source_id(NEW)),
         "example": torch.arange(n),
     }
-    step = Ahead({}, [batch], 0.1, lambda b: {}, lambda b: [])
+    step = Ahead(None, {}, [batch], 0.1, lambda b: {}, lambda b: [])
     piece.look_ahead(step)
     left = step.batches[0]["example"].tolist()
     rows = torch.arange(len(left)).repeat_interleave(2)
