@@ -32,4 +32,7 @@ def command(
     output.print(tables.comparison(rows, "What each recipe taught, and what it cost").rich())
     for row, name in zip(rows, labels(rows), strict=True):
         output.print(tables.verdict(replace(row, recipe=name)), markup=False)
-    output.print(f"\npicture: {out / 'learned-and-lost.png'}\npage:    {page}", markup=False)
+    output.print(
+        f"\npicture: {out / 'learned-and-lost.png'}\npage:    {page.with_suffix('.html')}",
+        markup=False,
+    )
