@@ -52,7 +52,7 @@ lab: $(STAMP)  ## pre-train the lab's two models again, from a seed (under 60 mi
 results: $(STAMP)  ## run the narrow-tuning comparison and write docs/results (under 90 minutes on two cores)
 	$(BIN)/holdfast bench narrow --docs docs/results
 
-bench: $(STAMP)  ## speed and memory beside TRL, PEFT and lm-eval (half an hour on two busy cores)
+bench: $(STAMP)  ## speed and memory beside TRL, PEFT and lm-eval (under 15 minutes on two cores)
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what the targets made

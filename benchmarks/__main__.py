@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks._page import page
@@ -22,6 +23,10 @@ from benchmarks._rows import Section
 ROOT = Path(__file__).parent.parent
 SECTIONS = ("training", "multimodal", "reference", "head", "padding", "evaluation", "continual")
 """In the order of the page. One file each, with ``run(quick) -> list[Section]``."""
+ALONE = ("training",)
+"""What runs with nothing beside it: its goals are nearest to what was measured."""
+JOBS = 2
+"""How many of the others run at a time, each on one core."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 QUIET = {
@@ -37,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=SECTIONS, help="this one; repeatable")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "speed.md")
     parser.add_argument("--quick", action="store_true", help="tiny shapes: tests the path only")
+    jobs = min(JOBS, os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=jobs, help=f"sections at a time ({jobs})")
     parser.add_argument("--gpu", action="store_true", help="large models, on CUDA")
     parser.add_argument("--section", help=argparse.SUPPRESS)
     told = parser.parse_args(arguments)
@@ -47,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     if told.section:
         _one(told.section, told.quick, told.out)
         return 0
-    return _all(told.only or list(SECTIONS), told.quick, told.out)
+    names = [n for n in SECTIONS if n in (told.only or SECTIONS)]
+    return _all(names, told.quick, told.out, max(1, told.jobs))
 
 
 def _one(name: str, quick: bool, out: Path) -> None:
@@ -58,34 +66,39 @@ def _one(name: str, quick: bool, out: Path) -> None:
     out.write_text(json.dumps([s.to_json() for s in sections]))
 
 
-def _all(names: list[str], quick: bool, out: Path) -> int:
-    """The page of those sections; a section that fails leaves a line in it and an exit code."""
+def _all(names: list[str], quick: bool, out: Path, jobs: int) -> int:
+    """The page of those sections, or which of them failed and an exit code."""
     began = time.perf_counter()
-    found: list[Section] = []
-    failed = []
     folder = ROOT / "build" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        started = time.perf_counter()
-        print(f"{name} ...", flush=True)
-        result = folder / f"{name}.json"
-        result.unlink(missing_ok=True)
-        if _apart(name, quick, result) != 0:
-            failed.append(name)
-            print(f"  {name} failed", file=sys.stderr)
-            continue
-        sections = [Section.from_json(v) for v in json.loads(result.read_text())]
-        found += sections
-        for row in (r for s in sections for r in s.rows if r.goal is not None):
-            print(f"  {row.what}, {row.quantity}: {row.ratio:.3f} ({row.goal}) {row.verdict}")
-        print(f"  {time.perf_counter() - started:.0f} s", flush=True)
+    found = {name: _section(name, quick, folder) for name in names if name in ALONE}
+    rest = [name for name in names if name not in ALONE]
+    with ThreadPoolExecutor(jobs) as pool:
+        found |= zip(rest, pool.map(lambda name: _section(name, quick, folder), rest), strict=True)
+    failed = [name for name in names if found[name] is None]
     if failed:
         print(f"failed: {', '.join(failed)}; the page was not written", file=sys.stderr)
         return 1
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(found, (time.perf_counter() - began) / 60))
+    sections = [section for name in names for section in found[name] or ()]
+    out.write_text(page(sections, (time.perf_counter() - began) / 60, jobs))
     print(f"wrote {out}")
     return 0
+
+
+def _section(name: str, quick: bool, folder: Path) -> list[Section] | None:
+    """What the section of that name found; None if it failed."""
+    started = time.perf_counter()
+    result = folder / f"{name}.json"
+    result.unlink(missing_ok=True)
+    if _apart(name, quick, result) != 0:
+        print(f"{name} failed", file=sys.stderr, flush=True)
+        return None
+    sections = [Section.from_json(v) for v in json.loads(result.read_text())]
+    rows = [row for section in sections for row in section.rows if row.goal is not None]
+    lines = [f"  {r.what}, {r.quantity}: {r.ratio:.3f} ({r.goal}) {r.verdict}" for r in rows]
+    print("\n".join([f"{name}: {time.perf_counter() - started:.0f} s", *lines]), flush=True)
+    return sections
 
 
 def _apart(name: str, quick: bool, result: Path) -> int:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-REPEATS = 6
-"""Timed turns of each side; an even number, so that every side runs as often first as last."""
+REPEATS = 4
+"""Timed turns of each side unless a section takes more; an even number, so that every side
+runs as often first as last."""
 UNSTEADY = 1.5
 """A side whose slowest turn took longer than this many medians was disturbed."""
 RESAMPLES = 4000

@@ -28,14 +28,15 @@ How it measures. Both sides run in one process on the same weights and the same 
 First both must give the same numbers; a pair that differs by more than the tolerance stops the \
 benchmark. Then FLOPs (`FlopCounterMode`) and the bytes that autograd keeps (saved-tensor hooks) \
 are counted, which is exact. Time comes last: processor time on one thread, sides in turns (ABBA), \
-one warm-up, {repeats} timed turns, the ratio of medians with a 95% bootstrap interval over \
-rounds. A pair whose slowest turn took more than {unsteady:g} medians is timed again, then \
-discarded. `predicted` is the ratio that a formula gives without measuring anything (for training, \
+after a first turn that does not count {repeats} or more timed ones, the ratio of medians with a \
+95% bootstrap interval over rounds. A pair whose slowest turn took more than {unsteady:g} \
+medians is timed again, then discarded. `predicted` is the ratio that a formula gives without \
+measuring anything (for training, \
 `holdfast.anatomy`'s count of forward, input-gradient and weight-gradient products)."""
 
 
-def page(sections: Sequence[Section], minutes: float | None = None) -> str:
-    """Markdown of all sections."""
+def page(sections: Sequence[Section], minutes: float | None = None, jobs: int = 1) -> str:
+    """Markdown of all sections, which took ``minutes``, ``jobs`` of them at a time."""
     from benchmarks._measure import REPEATS, UNSTEADY
 
     parts = ["# Speed and memory", PROTOCOL.format(repeats=REPEATS, unsteady=UNSTEADY)]
@@ -49,7 +50,7 @@ def page(sections: Sequence[Section], minutes: float | None = None) -> str:
         parts += [f"- {r}" for r in section.remarks] and [
             "\n".join(f"- {r}" for r in section.remarks)
         ]
-    parts += ["## Machine", machine(minutes), "## On a GPU", _gpu()]
+    parts += ["## Machine", machine(minutes, jobs), "## On a GPU", _gpu()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -116,7 +117,7 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}".rstrip()
 
 
-def machine(minutes: float | None) -> str:
+def machine(minutes: float | None, jobs: int) -> str:
     import torch
 
     facts = [
@@ -127,7 +128,8 @@ def machine(minutes: float | None) -> str:
         f"commit: {_commit()}; {datetime.now(UTC):%Y-%m-%d}",
     ]
     if minutes is not None:
-        facts.append(f"`make bench` took {minutes:.1f} minutes")
+        beside = "one after another" if jobs == 1 else f"{jobs} sections at a time after the first"
+        facts.append(f"`make bench` took {minutes:.1f} minutes, {beside}")
     return "\n".join(f"- {f}" for f in facts)
 
 

@@ -255,4 +255,4 @@ def _machine() -> str:
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         told = "no GPU"
-    return f"- {asked}: {told}\n{machine(None)}"
+    return f"- {asked}: {told}\n{machine(None, 1)}"

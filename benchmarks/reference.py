@@ -33,7 +33,7 @@ def run(quick: bool = False) -> list[Section]:
     checks = _equal(sides)
     rows = []
     counted = {key: side.steps.flops() for key, side in sides.items()}
-    timing = take_turns({f"{r}, {c}": s.steps for (r, c), s in sides.items()}, warm_up=0)
+    timing = take_turns({f"{r}, {c}": s.steps for (r, c), s in sides.items()}, warm_up=0, repeats=6)
     for side in sides.values():
         side.steps.close()
     for recipe in RECIPES:

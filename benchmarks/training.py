@@ -40,7 +40,7 @@ def run(quick: bool = False) -> list[Section]:
         sides.pop(name).steps.close()
     flops = {name: side.steps.flops() for name, side in sides.items()}
     kept = {name: side.steps.saved(side.model) for name, side in sides.items()}
-    timing = take_turns({n: s.steps for n, s in sides.items()}, warm_up=0)
+    timing = take_turns({n: s.steps for n, s in sides.items()}, warm_up=0, repeats=6)
     rows = [*_flops(shape, flops), *_bytes(kept), *_times(shape, timing)]
     states = [*_states(sides), _masters()]
     for side in sides.values():

@@ -99,7 +99,7 @@ def test_turns_are_abba_and_the_ratio_is_of_medians():
 
         return work
 
-    timing = take_turns({"a": side("a", 1.0), "b": side("b", 4.0)}, clock=lambda: now[0])
+    timing = take_turns({"a": side("a", 1.0), "b": side("b", 4.0)}, repeats=6, clock=lambda: now[0])
     assert "".join(order) == "ab" + "abba" * 3
     assert timing.ratio("a", "b") == (0.25, 0.25, 0.25)
 
@@ -111,7 +111,7 @@ def test_an_unsteady_side_is_timed_again_and_then_not_believed():
         calls[0] += 1
         now[0] += 10.0 if calls[0] % 6 == 0 else 1.0
 
-    timing = take_turns({"a": work}, clock=lambda: now[0])
+    timing = take_turns({"a": work}, repeats=6, clock=lambda: now[0])
     assert calls[0] == 1 + 2 * 6
     row = Row.timed("x", "y", timing, "a", "a", goal=Goal(2))
     assert row.verdict.startswith("discarded")
