@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import quote
 
 import numpy as np
 
 from holdfast.changes.paired import Pairs
-from holdfast.changes.verdict import MARGIN, Gated, Judged, gate, judge, mean_loss
+from holdfast.changes.verdict import MARGIN, Gated, Judged, Verdict, gate, judge, mean_loss
 from holdfast.errors import UsageError, need
 from holdfast.measures.answers import became
 from holdfast.measures.interval import LEVEL, Estimate, finite
@@ -42,30 +43,41 @@ class Comparison:
     answers: Mapping[str, tuple[tuple[Answer, Answer], ...]]
     """For each task, pairs (before, after), one for each example."""
     gated: Gated | None = None
+    margin: float = MARGIN
+    """Points within which a change counts as none."""
     diagnoses: tuple[Diagnosis, ...] = ()
     """For each task with lost examples, whether the loss is format, drift or knowledge."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Names, hashes, versions and the command that repeats this."""
 
     @property
+    def overall(self) -> Verdict:
+        """Of the pair: *worse* if any task is, then *better*; *unchanged* if every task is, or
+        if none is either and the whole interval of the mean lies within the margin."""
+        said = {j.verdict for j in self.tasks}
+        if said & {"worse", "better"}:
+            return "worse" if "worse" in said else "better"
+        small = -self.margin <= self.mean.low and self.mean.high <= self.margin
+        return "unchanged" if said == {"unchanged"} or small else "undecided"
+
+    @property
     def verdict(self) -> str:
         """One sentence."""
-        worse = [j.task for j in self.tasks if j.verdict == "worse"]
-        better = [j.task for j in self.tasks if j.verdict == "better"]
-        open_ = [j.task for j in self.tasks if j.verdict == "undecided"]
-        if not (worse or better or open_):
-            number = _count(len(self.tasks), "task")
-            return f"Nothing changed on {number} that can be told from chance."
-        said = []
-        if worse:
-            said.append(f"worse on {_listed(worse)}")
-        if better:
-            said.append(f"better on {_listed(better)}")
-        if open_:
-            said.append(f"undecided on {_listed(open_)}")
-        same = len(self.tasks) - len(worse) - len(better) - len(open_)
-        if same:
-            said.append(f"unchanged on {_count(same, 'task')}")
+        by = {v: [j.task for j in self.tasks if j.verdict == v] for v in get_args(Verdict)}
+        number = _count(len(self.tasks), "task")
+        if self.overall == "unchanged":
+            text = f"Nothing changed on {number} that can be told from chance"
+            if by["undecided"]:
+                text += f": {self.mean:+.1f} points on the mean, undecided alone on "
+                text += _listed(by["undecided"])
+            return f"{text}."
+        said = [
+            f"{name} on {_listed(by[name])}"
+            for name in ("worse", "better", "undecided")
+            if by[name]
+        ]
+        if by["unchanged"]:
+            said.append(f"unchanged on {_count(len(by['unchanged']), 'task')}")
         text = "; ".join(said)
         return f"{text[0].upper()}{text[1:]}: {self.mean:+.1f} points on the mean."
 
@@ -104,6 +116,8 @@ class Comparison:
             "base": self.base,
             "tuned": self.tuned,
             "verdict": self.verdict,
+            "overall": self.overall,
+            "margin": self.margin,
             "mean_change": self.mean.to_json(),
             "gate": _gate_json(self.gated),
             "tasks": self.rows(),
@@ -158,6 +172,12 @@ def compare(
     for name in (base, tuned):
         resolve(name)
     chosen = load_tasks(names, model=family(base), limit=limit)
+    line = ["holdfast", "compare", base, tuned, *(w for t in names for w in ("--tasks", t))]
+    line += ["--limit", str(limit)] if limit is not None else []
+    line += ["--max-forgetting", f"{max_forgetting:g}%"] if max_forgetting is not None else []
+    line += ["--margin", f"{margin:g}"] if margin != MARGIN else []
+    line += [] if noise else ["--no-noise"]
+    line += ["--diagnose"] if diagnose else []
     one, before, again = _ask(base, chosen, batch_size, noise, progress)
     if not diagnose:
         one.model = None
@@ -171,7 +191,7 @@ def compare(
         again=again,
         margin=margin,
         max_forgetting=max_forgetting,
-        facts=_facts(one, two, names, limit),
+        facts=_facts(one, two, names, limit, shlex.join(line)),
     )
     if diagnose:
         from holdfast.changes.diagnose import diagnose_all
@@ -223,6 +243,7 @@ def compare_answers(
         mean=-mean_loss(scores, level),
         answers=pairs,
         gated=gated,
+        margin=margin,
         facts=dict(facts or {}),
     )
 
@@ -266,14 +287,14 @@ def family(base: str) -> str:
     return str(read_delta(folder)["base"]) if (folder / DELTA).exists() else base
 
 
-def _facts(one: Loaded, two: Loaded, tasks: Sequence[str], limit: int | None) -> dict[str, Any]:
+def _facts(
+    one: Loaded, two: Loaded, tasks: Sequence[str], limit: int | None, command: str
+) -> dict[str, Any]:
     import torch
     import transformers
 
     import holdfast
 
-    named = " ".join(f"--tasks {t}" for t in tasks)
-    limited = f" --limit {limit}" if limit is not None else ""
     return {
         "base_hash": one.hash,
         "tuned_on": two.base,
@@ -283,7 +304,7 @@ def _facts(one: Loaded, two: Loaded, tasks: Sequence[str], limit: int | None) ->
         "holdfast": holdfast.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "repeat with": f"holdfast compare {one.source.name} {two.source.name} {named}{limited}",
+        "repeat with": command,
     }
 
 

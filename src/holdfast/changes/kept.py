@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from holdfast.changes.compare import Comparison
 from holdfast.changes.diagnose import CAUSES, Diagnosis
-from holdfast.changes.verdict import Gated, Judged
+from holdfast.changes.verdict import MARGIN, Gated, Judged
 from holdfast.errors import RunError
 from holdfast.measures.interval import LEVEL, Estimate
 from holdfast.runs.files import read_json
@@ -37,6 +37,7 @@ def read_comparison(folder: Path) -> Comparison:
             mean=Estimate.from_json(kept["mean_change"]),
             answers={j.task: answers.get(j.task, ()) for j in judged},
             gated=_gated(kept["gate"]),
+            margin=float(kept.get("margin", MARGIN)),
             diagnoses=tuple(_diagnosis(d) for d in kept["diagnoses"]),
             facts=dict(kept["facts"]),
         )
