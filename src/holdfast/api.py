@@ -11,6 +11,8 @@ from holdfast.progress import Progress
 from holdfast.runs import Run
 
 if TYPE_CHECKING:
+    from holdfast.benchmarks.executors import Executor
+    from holdfast.budget.result import Within
     from holdfast.tasks import TaskResult
 
 
@@ -65,6 +67,84 @@ def tune(
         }
     )
     return go(config, progress=progress)
+
+
+def within(
+    model: str,
+    data: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    keep: str | Sequence[str] = (),
+    *,
+    budget: float,
+    out: str | Path,
+    method: str | Sequence[str] = (),
+    old_data: str | None = None,
+    adapters_only: bool = False,
+    examples: int = 400,
+    seed: int = 0,
+    workers: int | None = None,
+    on: Executor = "local",
+    progress: Progress | None = None,
+    evaluate: Mapping[str, Any] | None = None,
+    **train: Any,
+) -> Within:
+    """Teach a model as much as it can learn while it loses at most ``budget`` of what it keeps.
+
+    Recipe, learning rate, length and interpolation are chosen by short runs and successive
+    halving. The model that comes back is the one that learned most of those whose loss, on the
+    mean over the kept tasks, is shown to be inside the budget with 95% confidence on examples
+    that the search did not see. If none is, the base is left as it was.
+
+    Args:
+        model, data, seed, evaluate, train: as in :func:`tune`. ``steps`` is the longest length
+            (by default one epoch); a ``learning_rate`` replaces the search for one.
+        keep: tasks and suites that must not be lost; for a lab model, its own by default.
+        budget: points (percent of the examples) that may be lost, on the mean over the tasks.
+        out: the search's folder. The same call goes on with a search that was cut off.
+        method: a plan of your own; by default recipes of :data:`holdfast.budget.candidates`.
+        old_data: data of what the model knows, for methods that read it.
+        adapters_only: try adapters alone.
+        examples: of each task at most, a quarter for the search and the rest unseen by it.
+        workers, on: how many trials at a time, and where
+            (:func:`holdfast.benchmarks.grid.run_grid`).
+
+    Returns:
+        What was tried and chosen. ``holdfast.load(found.result)`` gives the model.
+
+    Raises:
+        TooFewExamples: no model could be shown to keep the budget with these examples.
+        HoldfastError: as :func:`tune`.
+
+    Example:
+        >>> found = holdfast.within("lab:lm", "lab:facts", budget=1.0, out="runs/facts")
+        >>> print(found.verdict)
+        >>> model, processor = holdfast.load(found.result)
+    """
+    from holdfast.budget.search import search
+
+    kept, own = ([x] if isinstance(x, str) else list(x) for x in (keep, method))
+    config = resolve(
+        {
+            "model": str(model),
+            "data": [data] if isinstance(data, str | Mapping) else list(data),
+            "methods": own or ["within"],
+            "tasks": kept,
+            "out": str(out),
+            "seed": seed,
+            "train": train,
+            "evaluate": dict(evaluate or {}),
+        }
+    )
+    return search(
+        config,
+        budget=budget,
+        methods=own,
+        old_data=old_data,
+        adapters_only=adapters_only,
+        examples=examples,
+        workers=workers,
+        on=on,
+        progress=progress,
+    )
 
 
 def evaluate(

@@ -21,7 +21,9 @@ from holdfast.engine.trial import Trial, try_out
 from holdfast.models.loading import load_config, pick_device
 
 if TYPE_CHECKING:
+    from holdfast.anatomy import Anatomy
     from holdfast.engine.preflight import Preflight
+    from holdfast.plan import Plan
 
 SMALL = 60_000_000
 """Parameters up to which a trial is cheap."""
@@ -49,13 +51,18 @@ def estimate(checked: Preflight) -> dict[str, Any]:
 
 def flops_ratio(checked: Preflight, bound: Bound) -> float:
     """Training FLOPs over those of full tuning. An adapter's own small products are left out."""
-    found, load = checked.found, default_load(checked.found)
+    return flops_share(checked.found, checked.plan, bound)
+
+
+def flops_share(found: Anatomy, plan: Plan, bound: Bound) -> float:
+    """:func:`flops_ratio` of a plan that is bound to a model's shape."""
+    load = default_load(found)
     everything = flops(found, frozenset(p.parameter for p in found.parts), load).total
     names = frozenset(bound.touched) & {p.parameter for p in found.parts}
     if not names:
         names = frozenset(p.parameter for p in found.select("language").parts)
     work = flops(found, names, load)
-    spared = 2 * work.weight if checked.plan.adapt is not None else 0.0
+    spared = 2 * work.weight if plan.adapt is not None else 0.0
     return float((work.total - spared) / everything)
 
 

@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.changes.paired import Pairs
 from holdfast.changes.repair.blend import BASE, TUNED, Blend
 from holdfast.changes.repair.candidates import Candidate, Method
 from holdfast.changes.repair.live import Live
-from holdfast.changes.repair.questions import Half, Questions, Scored, lost
+from holdfast.changes.repair.questions import (
+    HALVES,
+    Half,
+    Questions,
+    Scored,
+    lost,
+    paired_scores,
+)
 from holdfast.errors import RunError, UsageError
 from holdfast.measures.interval import Estimate
 from holdfast.progress import Progress
@@ -29,6 +37,9 @@ class Attempts:
         budget: points of the held-out tasks that may be lost.
         folder: where the file is; None keeps nothing.
         setting: what the scores depend on. A folder in which another search was kept is refused.
+        inside: whether a loss on the half that chooses keeps the budget; by default where the
+            upper end of its interval does.
+        known: :meth:`base_rows` of another search with the same base and questions.
 
     Raises:
         RunError: the folder holds another search, or cannot be written.
@@ -44,14 +55,20 @@ class Attempts:
         setting: Mapping[str, Any],
         batch_size: BatchSize = "auto",
         progress: Progress | None = None,
+        inside: Callable[[Estimate], bool] | None = None,
+        known: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.live, self.questions, self.budget = live, questions, budget
+        self._inside = inside or (lambda loss: loss.high <= budget)
         self.batch_size, self.progress = batch_size, progress or Progress()
         self.candidates: dict[str, Candidate] = {}
         self._rows: dict[str, dict[str, Any]] = {}
         self._asked: dict[tuple[Half, tuple[float, ...]], str] = {}
         self._lines = Lines(folder / FILE) if folder is not None else None
         self._open(dict(setting))
+        for key, row in (known or {}).items():
+            if key not in self._rows:
+                self._keep(key, dict(row))
         self._sizes = {n: live.parameter(n).numel() for n in live.ends.changed}
         self.base, self._base_scores = self._known("base", "ends", BASE)
         self.tuned, _ = self._known("tuned", "ends", TUNED)
@@ -80,6 +97,18 @@ class Attempts:
             self._keep(key, {"value": compute()})
         return self._rows[key]["value"]
 
+    def pairs(self, candidate: Candidate, half: Half) -> dict[str, Pairs]:
+        """The base's and a candidate's scores of each held-out task, asked if they were not."""
+        before = self._scored("base", BASE, half)
+        after = self._scored(candidate.name, candidate.blend, half)
+        clusters = self._rows[f"{half} base"]["clusters"]
+        return paired_scores(before.held_out, after.held_out, clusters)
+
+    def base_rows(self) -> dict[str, dict[str, Any]]:
+        """What the base answered so far, for another search that asks the same of it."""
+        keys = [f"{half} base" for half in HALVES]
+        return {key: self._rows[key] for key in keys if key in self._rows}
+
     def base_scores(self) -> Scored:
         """The base's, on the half that chooses."""
         return self._base_scores
@@ -97,7 +126,7 @@ class Attempts:
                 blend=blend,
                 learned=learned,
                 lost=loss,
-                inside=loss.high <= self.budget,
+                inside=self._inside(loss),
                 share=self._share(blend),
                 seconds=self._rows[f"select {name}"]["seconds"],
                 facts=dict(facts or {}),

@@ -67,13 +67,21 @@ class Questions:
     Args:
         learned: tasks that measure the skill.
         held_out: tasks that must not be lost.
+        share: of the examples, how many choose. lm-eval's are halved whatever it is.
 
     Raises:
         UsageError: no task on one of the sides, one on both, or too few examples to split.
         DataError: a task that cannot be asked.
     """
 
-    def __init__(self, learned: Sequence[Task], held_out: Sequence[Task], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        learned: Sequence[Task],
+        held_out: Sequence[Task],
+        *,
+        seed: int = 0,
+        share: float = 0.5,
+    ) -> None:
         for tasks, option in ((learned, "--learned"), (held_out, "--tasks")):
             if not tasks:
                 raise UsageError(f"name at least one task with {option}.")
@@ -89,7 +97,7 @@ class Questions:
             "held_out": tuple(checked(t) for t in held_out),
         }
         self._halves = {
-            t.name: split(t.examples, seed, t.name)
+            t.name: split(t.examples, seed, t.name, share)
             for tasks in self.tasks.values()
             for t in tasks
             if not isinstance(t, HarnessTask)
@@ -141,8 +149,11 @@ class Questions:
         return tuple(a.score for a in answers)
 
 
-def split(examples: Sequence[Example], seed: int, name: str) -> tuple[list[Example], list[Example]]:
-    """Two halves, as even as whole clusters allow, that no example or cluster shares.
+def split(
+    examples: Sequence[Example], seed: int, name: str, share: float = 0.5
+) -> tuple[list[Example], list[Example]]:
+    """Two parts that no example or cluster shares, the first with ``share`` of the examples as
+    nearly as whole clusters allow.
 
     Raises :class:`UsageError` if one of them would be empty.
     """
@@ -151,7 +162,8 @@ def split(examples: Sequence[Example], seed: int, name: str) -> tuple[list[Examp
         groups.setdefault(example.cluster or f"\0{example.id}", []).append(i)
     halves: tuple[list[int], list[int]] = ([], [])
     for group in sorted(groups, key=lambda g: _order(seed, name, g)):
-        min(halves, key=len).extend(groups[group])
+        fuller = len(halves[0]) * (1 - share) > len(halves[1]) * share
+        halves[1 if fuller else 0].extend(groups[group])
     if not halves[1]:
         raise UsageError(
             f"'{name}' has {len(examples)} examples in {len(groups)} independent groups; at least "
@@ -173,6 +185,15 @@ def lost(
     level: float = LEVEL,
 ) -> Estimate:
     """Points lost on the mean over tasks, example by example (negative: gained)."""
+    return mean_loss(paired_scores(before, after, clusters), level)
+
+
+def paired_scores(
+    before: Mapping[str, Sequence[float]],
+    after: Mapping[str, Sequence[float]],
+    clusters: Mapping[str, Sequence[str]],
+) -> dict[str, Pairs]:
+    """By task, the examples that both models were scored on."""
     pairs = {}
     for task, scores in before.items():
         one, two = np.asarray(scores, float), np.asarray(after[task], float)
@@ -180,4 +201,4 @@ def lost(
         names = clusters.get(task, ())
         kept = tuple(n for n, k in zip(names, known, strict=True) if k) if any(names) else ()
         pairs[task] = Pairs(one[known], two[known], kept)
-    return mean_loss(pairs, level)
+    return pairs
