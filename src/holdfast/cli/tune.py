@@ -99,6 +99,48 @@ def command(
         typer.Option("--steps", help="Steps of each stage (train.steps).", show_default=False),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", show_default=False)] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            help="Points of the kept tasks that may be lost, such as 1%. Recipe, learning rate, "
+            "length and interpolation are then chosen by short runs; --method fixes the recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            "-k",
+            help="With --budget: what must not be lost, as --tasks. Repeatable. A lab model has "
+            "general tasks of its own.",
+            show_default=False,
+        ),
+    ] = None,
+    examples: Annotated[
+        int,
+        typer.Option(
+            help="With --budget: at most so many of each task, a quarter of them for the search.",
+            min=8,
+        ),
+    ] = 400,
+    old_data: Annotated[
+        str | None,
+        typer.Option(
+            "--old-data",
+            help="With --budget: data of what the model knows, for methods that read it again.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="With --budget: runs at a time, by default one for each core.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     evaluate_share: Annotated[
         float | None,
         typer.Option(
@@ -133,6 +175,11 @@ def command(
       holdfast tune Qwen/Qwen2.5-VL-3B-Instruct --data mine.jsonl --method sa-proj --dry-run
 
       holdfast tune lab:vlm -d lab:count -d lab:clock -m mlp -m lwf -t lab:held-out
+
+      holdfast tune MODEL --data mine.jsonl --keep general.jsonl --budget 1%
+
+    With --budget the exit code is 0 if a model inside it was found, 10 if none was, 11 if the
+    examples are too few to tell.
     """
     from holdfast.engine.preflight import preflight
     from holdfast.engine.tune import tune
@@ -153,9 +200,17 @@ def command(
         override(values, f"trust.{key}=true")
     for assignment in set_ or []:
         override(values, assignment)
+    progress = Progress() if quiet or as_json or not first else TerminalProgress()
+    if budget is not None or keep:
+        from holdfast.cli import _within
+
+        _within.command(
+            values, budget or "1%", keep or [], old_data, examples, workers,
+            dry_run=dry_run, as_json=as_json, progress=progress,
+        )  # fmt: skip
+        return
     values.setdefault("out", default_out(values))
     resolved = resolve(values)
-    progress = Progress() if quiet or as_json or not first else TerminalProgress()
     if dry_run and not first:
         return
     if dry_run:
