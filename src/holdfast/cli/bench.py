@@ -14,11 +14,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    """Keep ``bench narrow`` a command of a group, also while it is the only one."""
-
-
 @app.command("narrow")
 def narrow(
     out: Annotated[
@@ -77,6 +72,66 @@ def narrow(
         seeds=seeds,
         orders=orders,
         part=part,
+        workers=workers,
+        on=known_executor(executor),
+        progress=TerminalProgress(),
+    )
+
+
+@app.command("preserve")
+def preserve(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder of all its runs; run again to resume.")
+    ] = Path("runs/bench-preserve"),
+    docs: Annotated[
+        Path | None,
+        typer.Option("--docs", help="Write the results page and pictures here too."),
+    ] = None,
+    section: Annotated[
+        str, typer.Option("--section", help="vision (lab:vlm) or text (lab:lm).")
+    ] = "vision",
+    recipes: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", "-r", help="Only these. Repeatable.", show_default=False),
+    ] = None,
+    rates: Annotated[
+        list[float] | None,
+        typer.Option("--learning-rate", "--lr", help="Only these rates.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many seeds.", min=1)] = 3,
+    orders: Annotated[
+        list[str] | None,
+        typer.Option("--order", help="Orders of the skills: default, reverse. Repeatable."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Runs at a time; by default one a core.", min=1)
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local, or ray (the cluster of RAY_ADDRESS).")
+    ] = "local",
+) -> None:
+    """Methods against forgetting: five skills in a row, compared at matched learning.
+
+    Every method over learning rates and seeds, at equal steps and batches; the page has Pareto
+    fronts, whether seeds agree, and what to take in which situation. The whole grid takes many
+    hours on two cores; it can be run recipe by recipe, and the page is about all that is
+    finished in the folder.
+
+    [bold]Example[/bold]
+
+      holdfast bench preserve --recipe full --recipe keep
+    """
+    from holdfast.benchmarks.executors import known_executor
+    from holdfast.benchmarks.preserve import bench_preserve
+
+    bench_preserve(
+        out,
+        docs=docs,
+        section=section,
+        recipes=recipes,
+        rates=rates,
+        seeds=seeds,
+        orders=orders or ("default",),
         workers=workers,
         on=known_executor(executor),
         progress=TerminalProgress(),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from holdfast.config import RunConfig
+from holdfast.data import DataSet
+from holdfast.data.random_words import RANDOM_WORDS, random_words
 from holdfast.plan import Plan
 
 GENERAL = "general"
@@ -29,3 +32,9 @@ def _read_from(name: str, model: str) -> str | None:
     if name.startswith("lab:") or (Path(name).suffix and Path(name).is_file()):
         return name
     return f"lab:{GENERAL}" if name == GENERAL and model.startswith("lab:") else None
+
+
+def made_of(plan: Plan, records: DataSet, tokenizer: Any, seed: int) -> dict[str, DataSet]:
+    """The sources that a plan reads and that are made of a stage's own data."""
+    wanted = plan.feed.sources if plan.feed is not None else ()
+    return {n: random_words(records, tokenizer, seed) for n in wanted if n == RANDOM_WORDS}

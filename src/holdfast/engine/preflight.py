@@ -14,7 +14,7 @@ from holdfast.data.counting import EncodedSet
 from holdfast.engine import carrying
 from holdfast.engine.feeding import Schedule, Sources, schedule
 from holdfast.engine.fitting import check_questions, check_tokens
-from holdfast.engine.given import with_sources
+from holdfast.engine.given import made_of, with_sources
 from holdfast.engine.scoring import load_tasks
 from holdfast.engine.skills import Skill, open_skills
 from holdfast.engine.trackers import check_trackers
@@ -67,14 +67,14 @@ class Preflight:
                 "held_back": skill.held_back,
                 "supervised_tokens": counted.supervised,
                 "images": counted.images,
-                "sources": {name: len(data) for name, data in skill.sources.items()},
+                "sources": {name: len(examples) for name, examples in others.items()},
                 "steps": len(planned.steps),
                 "passes": planned.passes * planned.world,
                 "padding": planned.padding,
                 "test_examples": len(skill.task.examples),
             }
-            for skill, counted, planned in zip(
-                self.skills, self.surveys, self.schedules, strict=True
+            for skill, counted, planned, others in zip(
+                self.skills, self.surveys, self.schedules, self.sources, strict=True
             )
         ]
 
@@ -141,9 +141,10 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
     surveys, sources, schedules = [], [], []
     for stage, skill in enumerate(skills, 1):
         surveys.append(_survey(skill.label, skill.records, skill.notices, encoder, progress))
+        made = made_of(plan, skill.records, encoder.tokenizer, config.seed * 1000 + stage)
         others = {
             name: _survey(f"{skill.label}, {name}", data, data.notices, encoder, progress).encoded
-            for name, data in skill.sources.items()
+            for name, data in {**made, **skill.sources}.items()
         }
         carrying.no_other_memory(plan, others)
         sources.append(others)

@@ -25,6 +25,7 @@ from holdfast.methods.er import er, gss, mir
 from holdfast.methods.fpf import fpf, k_fpf
 from holdfast.methods.gere import gere
 from holdfast.methods.hft import hft
+from holdfast.methods.keep import keep, random_words
 from holdfast.methods.lora import lora
 from holdfast.methods.lwf import lwf
 from holdfast.methods.mora import mora
@@ -71,6 +72,7 @@ __all__ = [
     "gss",
     "hft",
     "k_fpf",
+    "keep",
     "l2_sp",
     "last_n",
     "lora",
@@ -84,6 +86,7 @@ __all__ = [
     "projector",
     "published",
     "qkv",
+    "random_words",
     "refresh",
     "reg_lora",
     "sa_proj",

@@ -37,6 +37,7 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.lora",
     "holdfast.methods.reg_lora",
     "holdfast.methods.lwf",
+    "holdfast.methods.keep",
     "holdfast.methods.wise_ft",
     "holdfast.methods.two_experts",
     "holdfast.methods.hft",
