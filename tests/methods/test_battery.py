@@ -41,7 +41,9 @@ def test_pairs_compose_or_are_refused_by_name(a: str, b: str) -> None:
     held = adapter is not None and any(
         getattr(t, "of_model", False) for t in first.learn + second.learn
     )
-    if both_train or both_feed or both_adapt or same_term or one_of_each or unsettled or held:
+    both_fit = sum(getattr(t, "fits", False) for t in first.learn + second.learn) > 1
+    apart = one_of_each or unsettled or held or both_fit
+    if both_train or both_feed or both_adapt or same_term or apart:
         with pytest.raises(PlanConflict) as error:
             first | second
         assert a in str(error.value)

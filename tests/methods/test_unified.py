@@ -48,7 +48,7 @@ def same(term, divergence):
 
 
 def test_every_plan_of_the_page():
-    assert len(NAMES) == 13
+    assert len(NAMES) == 14
     for name, text in NAMES.items():
         assert plan(text).name, name
 
@@ -100,7 +100,7 @@ def anchored(term, f):
 
 
 @pytest.mark.parametrize(
-    ("name", "factor"), [("EWC", 1), ("online EWC", 1), ("MAS", 2), ("L2-SP", 1)]
+    ("name", "factor"), [("EWC", 1), ("online EWC", 1), ("MAS", 2), ("SI", 2), ("L2-SP", 1)]
 )
 def test_anchors_are_quadratic_in_the_weights(name, factor):
     f = torch.ones(N, V) if name == "L2-SP" else torch.rand(N, V, generator=G)

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from holdfast.errors import ConfigError, PlanConflict
 from holdfast.methods._registry import METHODS, Described, build, describe, published
 from holdfast.methods._text import parse, split
-from holdfast.methods.anchored import ewc, l2_sp, mas, task_free
+from holdfast.methods.anchored import ewc, l2_sp, mas, si, task_free
 from holdfast.methods.delt import delt
 from holdfast.methods.der import der
 from holdfast.methods.dmt import dmt
 from holdfast.methods.er import er, gss, mir
 from holdfast.methods.fpf import fpf, k_fpf
+from holdfast.methods.gem import a_gem, gem
 from holdfast.methods.gere import gere
 from holdfast.methods.hft import hft
 from holdfast.methods.keep import keep, random_words
@@ -45,9 +46,11 @@ from holdfast.methods.narrow import (
     vision,
     vo,
 )
+from holdfast.methods.power_law import power_law
 from holdfast.methods.refresh import refresh
 from holdfast.methods.reg_lora import reg_lora
 from holdfast.methods.sparcl import sparcl
+from holdfast.methods.token_weighted import eaft, talr
 from holdfast.methods.two_experts import two_experts
 from holdfast.methods.view_batch import view_batch
 from holdfast.methods.wise_ft import wise_ft
@@ -56,11 +59,13 @@ from holdfast.plan import Plan
 __all__ = [
     "METHODS",
     "Described",
+    "a_gem",
     "delt",
     "der",
     "describe",
     "dmt",
     "down",
+    "eaft",
     "er",
     "ewc",
     "first_n",
@@ -68,6 +73,7 @@ __all__ = [
     "full",
     "full_llm",
     "gate_up",
+    "gem",
     "gere",
     "gss",
     "hft",
@@ -83,6 +89,7 @@ __all__ = [
     "mlp",
     "mora",
     "plan",
+    "power_law",
     "projector",
     "published",
     "qkv",
@@ -91,7 +98,9 @@ __all__ = [
     "reg_lora",
     "sa_proj",
     "sa_proj_gate_up",
+    "si",
     "sparcl",
+    "talr",
     "task_free",
     "train",
     "two_experts",

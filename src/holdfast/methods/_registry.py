@@ -51,6 +51,9 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.dmt",
     "holdfast.methods.view_batch",
     "holdfast.methods.delt",
+    "holdfast.methods.token_weighted",
+    "holdfast.methods.gem",
+    "holdfast.methods.power_law",
 )
 """Every method by name: ours, and third parties' (entry-point group ``holdfast.methods``)."""
 

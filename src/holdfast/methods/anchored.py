@@ -1,4 +1,4 @@
-"""Methods that hold weights where they were: L2-SP, elastic weight consolidation, MAS."""
+"""Methods that hold weights where they were: L2-SP, EWC, MAS, synaptic intelligence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 from holdfast.methods._registry import Count, NotNegative, Positive, Share, published
 from holdfast.pieces.anchors import NearStart, Quadratic
+from holdfast.pieces.path_integral import PathIntegral
 from holdfast.pieces.task_free import TaskFree
 from holdfast.plan import Plan, Reference
 
@@ -142,3 +143,34 @@ def task_free(
         return Plan(name="task-free")
     term = TaskFree(weight=weight, buffer=buffer, window=window, mean=mean, deviation=deviation)
     return Plan(name="task-free", learn=(term,))
+
+
+@published(
+    "si",
+    summary="hold weights by what they did for the loss of earlier stages, gathered on the way",
+    paper="Zenke et al. 2017, arXiv 1703.04200",
+)
+def si(weight: NotNegative = 0.1, damping: Positive = 1e-3, clamp: bool = True) -> Plan:
+    """L = CE + weight sum_i Omega_i (w_i - w*_i)^2,  Omega_i = sum_t omega_t,i / (D_t,i^2 + xi).
+
+    Zenke, Poole and Ganguli, "Continual learning through synaptic intelligence", 2017, equations
+    4 and 5. omega is the sum over a stage's steps of minus the gradient of the loss times what
+    the weight moved, D what it moved in all. The move is the optimizer's own: with AdamW it
+    holds momentum, scaling, clipping and decay, while the gradient is neither clipped nor that
+    of the penalty. Importances cost no pass over the data, but two numbers per trained weight
+    while a stage trains. Nothing happens in the first stage. It chooses no weights, and is
+    refused beside an adapter.
+
+    Departure: w* are the settled weights (after ``wise-ft``, say), D and omega are of the
+    training alone.
+
+    Args:
+        weight: c; 0.1 is the authors' for permuted MNIST and CIFAR.
+        damping: xi; the authors have 0.1 for permuted MNIST and 1e-3 for CIFAR. Where moves are
+            much smaller than its root, 1 / xi is the scale of Omega.
+        clamp: no importance is below 0, as in the authors' code; ``false``: as in the paper.
+    """
+    if weight == 0:
+        return Plan(name="si")
+    term = PathIntegral(weight=weight, damping=damping, clamp=clamp)
+    return Plan(name="si", learn=(term,), update=(term,))
