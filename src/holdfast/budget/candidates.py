@@ -140,13 +140,14 @@ def _reason(made: Plan, situation: Situation, found: Anatomy, seed: int) -> str:
 def sources(made: Plan, situation: Situation) -> tuple[dict[str, str], list[str]]:
     """What a plan reads beside the new data: names with the data for them, and names without."""
     from holdfast.carried import AGAIN, MEMORY
+    from holdfast.data.random_words import RANDOM_WORDS
     from holdfast.engine.given import read_from
     from holdfast.plan import NEW, VIEWS
 
     wanted = made.feed.sources if made.feed is not None else ()
     given: dict[str, str] = {}
     missing: list[str] = []
-    for name in (n for n in wanted if n not in (NEW, VIEWS, MEMORY, AGAIN)):
+    for name in (n for n in wanted if n not in (NEW, VIEWS, MEMORY, AGAIN, RANDOM_WORDS)):
         if not situation.replays:
             missing.append(name)
         elif situation.old_data is not None:
