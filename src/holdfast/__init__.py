@@ -2,6 +2,8 @@
 
     load(name)                     a model and its processor, or a tuned one
     tune(model, data, method, ...) teach a skill, measure what was learned and lost
+    within(model, data, budget=1)  the most learning inside a budget of forgetting, with a promise
+    advise(model, data)            what to do in a situation, without the training
     evaluate(model, tasks)         score a model
     compare(base, tuned, tasks)    what a change did: lost, gained, and whether it is real
     repair(base, tuned, ...)       take the harm of a change back, keep the skill; no training
@@ -22,7 +24,8 @@ from holdfast.network import settle
 
 if TYPE_CHECKING:
     from holdfast.anatomy import select
-    from holdfast.api import evaluate, tune
+    from holdfast.api import evaluate, tune, within
+    from holdfast.budget.advise import advise
     from holdfast.changes.compare import compare
     from holdfast.changes.repair.search import repair
     from holdfast.engine.continual import continual_evaluation
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Plan": "holdfast.plan",
     "Run": "holdfast.runs",
+    "advise": "holdfast.budget.advise",
     "compare": "holdfast.changes.compare",
     "continual_evaluation": "holdfast.engine.continual",
     "evaluate": "holdfast.api",
@@ -44,11 +48,13 @@ _HOMES = {
     "select": "holdfast.anatomy",
     "tune": "holdfast.api",
     "with_plan": "holdfast.engine.mixin",
+    "within": "holdfast.api",
 }
 
 __all__ = [
     "Plan",
     "Run",
+    "advise",
     "compare",
     "continual_evaluation",
     "evaluate",
@@ -58,6 +64,7 @@ __all__ = [
     "select",
     "tune",
     "with_plan",
+    "within",
 ]
 __version__ = "0.1.0"
 

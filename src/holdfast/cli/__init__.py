@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from holdfast.cli import (
+    advise,
     anatomy,
     bench,
     compare,
@@ -59,6 +60,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 app.command("tune")(tune.command)
+app.command("advise")(advise.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("repair")(repair.command)

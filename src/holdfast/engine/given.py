@@ -21,14 +21,15 @@ def with_sources(config: RunConfig, plan: Plan) -> RunConfig:
     there; ``general`` is the lab's set for a lab model. Others are left for the stage to give.
     """
     wanted = plan.feed.sources if plan.feed is not None else ()
-    known = {name: found for name in wanted if (found := _read_from(name, config.model))}
+    known = {name: found for name in wanted if (found := read_from(name, config.model))}
     if not known:
         return config
     stages = [s.model_copy(update={"sources": {**known, **s.sources}}) for s in config.data]
     return config.model_copy(update={"data": stages})
 
 
-def _read_from(name: str, model: str) -> str | None:
+def read_from(name: str, model: str) -> str | None:
+    """What a source of that name is read from if a stage does not say; None: it has to."""
     if name.startswith("lab:") or (Path(name).suffix and Path(name).is_file()):
         return name
     return f"lab:{GENERAL}" if name == GENERAL and model.startswith("lab:") else None
