@@ -17,13 +17,13 @@ from holdfast.methods import random_words as method
 
 
 def test_keep_is_gate_up_with_random_words():
-    both = gate_up() | method(2.0, 5)
-    assert replace(keep(2.0, 5), name=both.name, owners=both.owners) == both
+    both = gate_up() | method(2.0, 0.25)
+    assert replace(keep(2.0, 0.25), name=both.name, owners=both.owners) == both
 
 
 def test_without_weight_it_is_nothing():
     assert method(0.0).learn == ()
-    assert method(0.0).feed is None
+    assert method(0.0).feed is method(share=0.0).feed is None
 
 
 def _logits(model, batch):
@@ -44,7 +44,7 @@ def test_the_term_holds_answers_to_random_words_that_were_never_asked(tmp_path):
     for weight in ("1e-9", "20"):
         out = tmp_path / weight
         holdfast.tune(
-            "lab:lm", "lab:arithmetic", ["mlp", f"random-words:count=8,weight={weight}"], out=out,
+            "lab:lm", "lab:arithmetic", ["mlp", f"random-words:share=0.5,weight={weight}"], out=out,
             steps=24, batch_size=16, learning_rate=1e-3, evaluate={"limit": 2},
         )  # fmt: skip
         after = _logits(holdfast.load(str(out))[0].eval(), batch)
@@ -55,7 +55,7 @@ def test_the_term_holds_answers_to_random_words_that_were_never_asked(tmp_path):
 def test_the_plan_says_how_many_random_questions_a_stage_reads(tmp_path):
     config = resolve(
         {
-            "model": "lab:lm", "data": ["lab:arithmetic"], "methods": ["keep:count=4"],
+            "model": "lab:lm", "data": ["lab:arithmetic"], "methods": ["keep:share=0.5"],
             "out": str(tmp_path / "run"), "train": {"steps": 2, "batch_size": 8},
         }
     )  # fmt: skip

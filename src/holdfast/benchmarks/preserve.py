@@ -79,7 +79,7 @@ SKILLS = {
     "text": tuple(PREFIX + name for name in TARGETS["lm"]),
 }
 ORDERS = ("default", "reverse")
-STEPS, BATCH, QUESTIONS, SEEDS = 100, 32, 60, 3
+STEPS, BATCH, QUESTIONS, SEEDS = 100, 16, 60, 3
 HELD_OUT = "lab:held-out"
 TITLES = {
     "vision": "Keeping what a model can do: five skills with pictures",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holdfast.data.random_words import RANDOM_WORDS
-from holdfast.methods._registry import Count, NotNegative, Positive, published
+from holdfast.methods._registry import NotNegative, Positive, Probability, published
 from holdfast.methods.narrow import gate_up
 from holdfast.pieces.distill import CrossEntropy, Distill
 from holdfast.pieces.pooled import Interpolated
@@ -21,7 +21,7 @@ PAPERS = "Krishna et al. 2020, arXiv 1910.12366; Li & Hoiem 2016, arXiv 1606.092
 )
 def random_words(
     weight: NotNegative = 1.0,
-    count: Count = 12,
+    share: Probability = 0.375,
     temperature: Positive = 1.0,
     teacher: Reference = "base",
 ) -> Plan:
@@ -37,30 +37,32 @@ def random_words(
     questions that the new data does not ask, and composes with any choice of weights.
 
     Args:
-        weight: of the term; 0 turns it off.
-        count: random questions in every step; they take the place of new examples.
+        weight: of the term; with 0 the method does nothing.
+        share: of every step; random questions take the place of new examples.
         temperature: T.
         teacher: ``base`` (the model that the run began with) or ``stage`` (the stage).
     """
-    if weight == 0:
+    if weight == 0 or share == 0:
         return Plan(name="random-words")
     kept = Distill(
         weight=weight, temperature=temperature, teacher=teacher, source=RANDOM_WORDS,
         name="random-words",
     )  # fmt: skip
-    feed = Interpolated(RANDOM_WORDS, count)
+    feed = Interpolated(RANDOM_WORDS, share)
     return Plan(name="random-words", learn=(CrossEntropy(source=NEW), kept), feed=feed)
 
 
 @published("keep", summary="gate-up and random-words: our recipe against forgetting", paper=PAPERS)
-def keep(weight: NotNegative = 1.0, count: Count = 12, teacher: Reference = "base") -> Plan:
+def keep(
+    weight: NotNegative = 1.0, share: Probability = 0.375, teacher: Reference = "base"
+) -> Plan:
     """MLP gate and up, and the base's answers to random words: ``gate_up | random_words``.
 
     Gate and up after Zhu et al. 2025 (arXiv 2510.08564), the term after Krishna et al. 2020 and
     Li and Hoiem 2016. It reads no old data, and is what lost least on the lab at equal learning.
 
     Args:
-        weight, count, teacher: as in :func:`random_words`.
+        weight, share, teacher: as in :func:`random_words`.
     """
-    plan = gate_up() | random_words(weight, count, teacher=teacher)
+    plan = gate_up() | random_words(weight, share, teacher=teacher)
     return replace(plan, name="keep", owners={})

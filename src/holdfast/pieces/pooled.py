@@ -37,14 +37,15 @@ class Pooled:
 class Interpolated:
     """Every step reads exactly ``count`` examples of a source and fills up with the stage's own.
 
-    Both are read in shuffled epochs of their own. An epoch is one of the stage's own data.
+    A count below 1 is a share of the step, rounded to whole examples, at least one. Both are
+    read in shuffled epochs of their own. An epoch is one of the stage's own data.
 
     Raises:
         ConfigError: when read, if ``count`` leaves no room for the stage's own data.
     """
 
     source: str
-    count: int
+    count: float
     name: str = "interpolated"
 
     @property
@@ -57,17 +58,17 @@ class Interpolated:
 
     def __call__(self, sizes: Mapping[str, int], step: int, batch: int, seed: int) -> list[Draw]:
         own = self._own(batch)
-        kept = draws(
-            sizes[self.source], self.count, seed + source_id(self.source), step * self.count
-        )
+        count = batch - own
+        kept = draws(sizes[self.source], count, seed + source_id(self.source), step * count)
         new = draws(sizes[NEW], own, seed, step * own)
         return [(self.source, i) for i in kept] + [(NEW, i) for i in new]
 
     def _own(self, batch: int) -> int:
-        if self.count >= batch:
+        count = max(1, round(self.count * batch)) if self.count < 1 else int(self.count)
+        if count >= batch:
             raise ConfigError(
-                f"'{self.name}' reads {self.count} examples of '{self.source}' in a step of "
+                f"'{self.name}' reads {count} examples of '{self.source}' in a step of "
                 f"{batch}, which leaves none for what the stage learns; give fewer or a larger "
                 "train.batch_size."
             )
-        return batch - self.count
+        return batch - count
