@@ -29,8 +29,8 @@ MARKS = ("?", ".", "")
 def random_words(records: Sequence[Record], tokenizer: Any, seed: int) -> DataSet:
     """Questions of 2 to 8 words drawn from the tokenizer's vocabulary, with a word as the answer.
 
-    Each keeps the pictures of one of ``records``, of which at most 512 are taken at random.
-    The answer is a word too: what is read off a question is the model's distribution where an
+    They come from ``records``, of which at most 512 are taken at random, in turn one that keeps
+    the record's pictures and one without any: a model that sees answers text as well. The answer is a word too: what is read off a question is the model's distribution where an
     answer begins, not whether it says that word.
 
     Args:
@@ -49,7 +49,7 @@ def random_words(records: Sequence[Record], tokenizer: Any, seed: int) -> DataSe
     chosen = range(len(records))
     if len(records) > MOST:
         chosen = sorted(rng.sample(chosen, MOST))  # type: ignore[assignment]
-    found = [_question(records[i], i, words, rng) for i in chosen]
+    found = [_question(records[i], i, k % 2 == 0, words, rng) for k, i in enumerate(chosen)]
     return DataSet(found, source=RANDOM_WORDS, name=RANDOM_WORDS, format="made")
 
 
@@ -66,11 +66,13 @@ def vocabulary(tokenizer: Any) -> list[str]:
     return sorted({text for text in texts if text.isalpha()})
 
 
-def _question(record: Record, index: int, words: Sequence[str], rng: random.Random) -> Record:
+def _question(
+    record: Record, index: int, sees: bool, words: Sequence[str], rng: random.Random
+) -> Record:
     text = " ".join(rng.choice(words) for _ in range(rng.randint(*LENGTH))) + rng.choice(MARKS)
-    pictures = [None] * len(record.images)
+    images = record.images if sees else ()
     return Record(
-        (say("user", *pictures, text), say("assistant", rng.choice(words))),
-        record.images,
+        (say("user", *[None for _ in images], text), say("assistant", rng.choice(words))),
+        images,
         id=f"{RANDOM_WORDS}:{index}",
     )
