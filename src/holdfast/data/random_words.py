@@ -30,7 +30,8 @@ def random_words(records: Sequence[Record], tokenizer: Any, seed: int) -> DataSe
     """Questions of 2 to 8 words drawn from the tokenizer's vocabulary, with a word as the answer.
 
     They come from ``records``, of which at most 512 are taken at random, in turn one that keeps
-    the record's pictures and one without any: a model that sees answers text as well. The answer is a word too: what is read off a question is the model's distribution where an
+    the record's pictures and one without any: a model that sees answers text as well. The
+    answer is a word too: what is read off a question is the model's distribution where an
     answer begins, not whether it says that word.
 
     Args:
