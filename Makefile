@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: install demo test test-slow kill fuzz check format docs lab results bench clean help
+.PHONY: install demo test test-slow kill fuzz check format pages docs lab results bench clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -41,6 +41,9 @@ check: $(STAMP)  ## format, lint, types, tests
 format: $(STAMP)  ## put the source in the common form
 	$(BIN)/ruff format src tests
 	$(BIN)/ruff check --fix src tests
+
+pages: $(STAMP)  ## write the pages of docs/ that are computed from the registry and the results
+	$(BIN)/python docs/generated.py
 
 docs: $(STAMP)  ## build the documentation site into site/
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
