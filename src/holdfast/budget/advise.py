@@ -7,7 +7,6 @@ weights or no data, from the committed comparison.
 
 from __future__ import annotations
 
-import os
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -235,7 +234,7 @@ class _Calibration:
                 f"These examples cannot show a loss of {self.budget:g}% to be kept, even if no "
                 f"answer changes: it could be {prepared.smallest:.2f}%."
             )
-        seconds = prepared.cost(self.workers or os.cpu_count() or 1)["seconds"]
+        seconds = prepared.cost(self.workers)["seconds"]
         if self.time is not None and seconds > self.time:
             self.notes.append(
                 f"A whole search takes about {seconds:.0f} s, more than the {self.time:.0f} s "

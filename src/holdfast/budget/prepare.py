@@ -10,7 +10,16 @@ from typing import Any
 
 from holdfast.budget.bound import needed, smallest
 from holdfast.budget.candidates import Recipe, Situation, recipes
-from holdfast.budget.trials import GRIDS, HALVINGS, Setting, count, digest, lengths
+from holdfast.budget.trials import (
+    GRIDS,
+    HALVINGS,
+    Setting,
+    Trial,
+    count,
+    digest,
+    lengths,
+    workers_of,
+)
 from holdfast.changes.repair.questions import Questions
 from holdfast.config import RunConfig
 from holdfast.engine.preflight import Preflight, preflight
@@ -122,7 +131,7 @@ class Prepared:
             "seed": self.setting.template.seed,
         }  # fmt: skip
 
-    def cost(self, workers: int) -> dict[str, float]:
+    def cost(self, workers: int | None) -> dict[str, float]:
         """Seconds of the search, from a trial of the first recipe."""
         from holdfast.engine.cost import estimate
 
@@ -136,7 +145,7 @@ class Prepared:
         searched = 1 + sum(n * p for n, p in zip(self.trials, points, strict=True))
         confirmed = 4  # the base and, mostly, no more than three others
         asking = a_question * (searched * self.asked["select"] + confirmed * self.asked["test"])
-        training = a_step * trained / max(1, min(workers, max(self.trials)))
+        training = a_step * trained / min(workers_of(workers), max(self.trials))
         return {
             "seconds": training + asking,
             "seconds_training": training,
@@ -197,9 +206,7 @@ def prepare(
     )
 
 
-def _full(recipe: Recipe, config: RunConfig) -> Any:
-    from holdfast.budget.trials import Trial
-
+def _full(recipe: Recipe, config: RunConfig) -> Trial:
     return Trial(recipe, recipe.rates[len(recipe.rates) // 2], config.train.steps or 1, 0)
 
 

@@ -11,7 +11,7 @@ from holdfast.budget.candidates import Recipe, Situation
 from holdfast.budget.confirm import Checked, confirm, in_order
 from holdfast.budget.prepare import Prepared, prepare
 from holdfast.budget.result import Confirmed, Tried, Within, task_losses
-from holdfast.budget.trials import Point, Trial, halving, measure
+from holdfast.budget.trials import Point, Trial, halving, make_room, measure, workers_of
 from holdfast.changes.paired import Pairs
 from holdfast.config import RunConfig
 from holdfast.engine.tune import measure_base
@@ -116,6 +116,7 @@ class _Search:
         first = Trial(recipes[0], recipes[0].rates[0], lengths[0], 0)
         self.progress.say("asking the base model")
         base = measure_base(self.setting.member(first).config, self.setting.folder / "base")
+        make_room()
 
         def run(trials: Sequence[Trial]) -> Mapping[Trial, Sequence[Point]]:
             self.progress.say(f"{len(trials)} trials of {trials[0].steps} steps")
@@ -123,7 +124,7 @@ class _Search:
             failures = run_grid(
                 [self.setting.member(t) for t in trials],
                 known=base.path,
-                workers=self.workers,
+                workers=workers_of(self.workers),
                 on=self.on,
                 progress=self.progress,
             )

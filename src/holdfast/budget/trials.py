@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class Setting:
                 inside=lambda loss: loss.value <= self.budget,
                 known=known,
             )
-        gc.collect()
+        make_room()
 
 
 def measure(
@@ -148,6 +149,23 @@ def measure(
             raise
         return [], dict(known)
     return [Point(trial, c) for c in found if c.name != "base"], rows
+
+
+def make_room() -> None:
+    """Give back what a model took, for the trials that train beside this process."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def workers_of(given: int | None) -> int:
+    """How many trials run at a time: one for each core unless said, or one where they share a
+    GPU."""
+    import torch
+
+    return given or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
 
 
 def digest(questions: Questions) -> str:

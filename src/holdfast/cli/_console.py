@@ -26,8 +26,8 @@ from holdfast.text import safe_text
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 a defect of ours; 2 the request is wrong; 3 the data; 4 the model;
-5 the run stopped or its folder cannot be used; 130 interrupted (SIGINT); 143 terminated (SIGTERM);
-129 hung up (SIGHUP)."""
+5 the run stopped or its folder cannot be used; 10 a gate or a budget is not kept; 11 too few
+examples to tell; 130 interrupted (SIGINT); 143 terminated (SIGTERM); 129 hung up (SIGHUP)."""
 
 
 class SafeConsole(Console):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,13 @@ def command(
     """A search within a budget, or its plan; leaves with the exit code if none was found."""
     from holdfast.budget.prepare import TooFewExamples
     from holdfast.budget.search import search
+    from holdfast.engine.world import world
 
+    if world().size > 1:
+        raise UsageError(
+            "a search starts its trials as processes of their own; run it without a launcher, and "
+            "give --workers."
+        )
     asked = points(budget)
     methods = _settle(values, keep)
     config = resolve(values)
@@ -89,7 +94,7 @@ def _plan(
         situation = Situation("", chosen.pop("old_data"))
         prepared = prepare(config, situation=situation, **chosen, progress=progress)
         prepared.refuse_too_few()
-        facts = prepared.facts() | prepared.cost(workers or os.cpu_count() or 1)
+        facts = prepared.facts() | prepared.cost(workers)
     print_json(facts) if as_json else output.print(plan_lines(facts), markup=False)
 
 

@@ -60,7 +60,8 @@ def command(
     examples: Annotated[int, typer.Option(help="At most so many of each task.", min=8)] = 400,
     seed: Annotated[int, typer.Option(help="Of the split and the trials.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(help="Runs at a time, by default one for each core.", min=1)
+        int | None,
+        typer.Option(help="Runs at a time, by default one for each core, or one on a GPU.", min=1),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keep the calibration's runs here.")

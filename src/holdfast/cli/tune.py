@@ -136,7 +136,7 @@ def command(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="With --budget: runs at a time, by default one for each core.",
+            help="With --budget: runs at a time, by default one for each core, or one on a GPU.",
             min=1,
             show_default=False,
         ),
