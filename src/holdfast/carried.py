@@ -149,6 +149,8 @@ class Ahead:
     """The gradient of the plan's whole loss over some batches, as if they were the step."""
     losses: Callable[[Sequence[Mapping[str, Any]]], list[Tensor]]
     """For each batch [B]: the mean cross-entropy of each row's answer; no gradient."""
+    clear: Callable[[Mapping[str, Tensor]], None] = lambda gradients: None
+    """Zeroes, in gradients by weight, what the plan holds still: rows of fused weights."""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from holdfast.engine.carrying import pieces
 from holdfast.engine.forward import logits_at, next_labels
 from holdfast.errors import UsageError
 from holdfast.pieces.objectives import cross_entropy
+from holdfast.pieces.rows import KeepRows
 from holdfast.plan import TAGS
 
 
@@ -42,6 +43,7 @@ def look_ahead(trainer: Any, batches: list[Any]) -> list[Any]:
         trainer.optimizer.param_groups[0]["lr"],
         lambda passes: gradients(trainer, passes),
         lambda passes: losses(trainer, passes),
+        clear=lambda found: clear(trainer, found),
     )
     for piece in looking:
         piece.look_ahead(step)
@@ -70,11 +72,20 @@ def gradients(trainer: Any, batches: Sequence[Mapping[str, Any]]) -> dict[str, T
                 loss = loss / len(batches)
             trainer.accelerator.backward(loss)
         zero = {n: torch.zeros_like(p) for n, p in parameters.items() if p.grad is None}
-        return {n: zero[n] if p.grad is None else p.grad.clone() for n, p in parameters.items()}
+        found = {n: zero[n] if p.grad is None else p.grad.clone() for n, p in parameters.items()}
+        clear(trainer, found)
+        return found
     finally:
         _clear(parameters)
         trainer._sums = noted
         trainer.current_gradient_accumulation_steps = accumulation
+
+
+def clear(trainer: Any, found: Mapping[str, Tensor]) -> None:
+    """Zero the rows of gradients that the plan holds still."""
+    for update in trainer.bound.updates:
+        if isinstance(update, KeepRows):
+            update.clear(found)
 
 
 @torch.no_grad()

@@ -96,7 +96,9 @@ class Constrained:
                 if bool((rows & self._among(batch["example"], group)).any())
             ]
             if mine:
-                self._references.append(answer_gradient(step.model, step.parameters, mine))
+                reference = answer_gradient(step.model, step.parameters, mine)
+                step.clear(reference)
+                self._references.append(reference)
         step.batches[:] = [only(b, ~rows) for b, rows in zip(step.batches, old, strict=True)]
 
     def _groups(self) -> list[int | None]:

@@ -53,6 +53,12 @@ class KeepRows:
         for name, kept in self._kept.items():
             sharding.put_back(parameters[name], self._frozen[name], kept)
 
+    def clear(self, gradients: Mapping[str, Tensor]) -> None:
+        """Zero the rows that may not move, in gradients by weight."""
+        for name, gradient in gradients.items():
+            if name in self.masks:
+                gradient.mul_(self.masks[name].to(gradient.device))
+
     def _remember(self, name: str, parameter: Tensor) -> None:
         from holdfast.pieces import sharding
 

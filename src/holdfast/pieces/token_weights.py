@@ -104,9 +104,9 @@ class StepLikelihoodWeighted(LikelihoodWeighted):
             return self._tau
         if not len(losses):
             return 1.0
-        _, places, counts = rows.unique(return_inverse=True, return_counts=True)
-        sums = torch.zeros(len(counts), device=losses.device).index_add_(0, places, losses)
-        return _median(sums / counts)
+        counts = rows.bincount()
+        sums = torch.zeros(len(counts), device=losses.device).index_add_(0, rows, losses)
+        return _median((sums / counts)[counts > 0])
 
 
 def _median(losses: Tensor) -> float:
