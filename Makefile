@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: install demo test test-slow kill fuzz check format pages docs lab results bench clean help
+.PHONY: install demo test test-slow kill fuzz check format pages docs lab results preserve bench clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -54,6 +54,9 @@ lab: $(STAMP)  ## pre-train the lab's two models again, from a seed (under 60 mi
 
 results: $(STAMP)  ## run the narrow-tuning comparison and write docs/results (under 90 minutes on two cores)
 	$(BIN)/holdfast bench narrow --docs docs/results
+
+preserve: $(STAMP)  ## methods against forgetting at matched learning, docs/results/preserve (an hour on two cores)
+	$(BIN)/holdfast bench preserve --docs docs/results/preserve -r full -r gate-up -r keep
 
 bench: $(STAMP)  ## speed and memory beside TRL, PEFT and lm-eval (under 15 minutes on two cores)
 	$(BIN)/python -m benchmarks

@@ -63,7 +63,7 @@ RECIPES = {
 """What is compared. 'Old data' is data of the earlier stages of the run; of what the model was
 pre-trained on, only 'general data' has any."""
 WIDE, NARROW = (3e-5, 1e-4, 3e-4), (3e-4, 1e-3, 3e-3)
-RATES = {FULL: WIDE, "mlp": (1e-4, 3e-4, 1e-3), "hft": WIDE}
+RATES = {FULL: WIDE, "hft": WIDE, "mlp": (1e-4, 3e-4, 1e-3), "gate-up": (3e-4, 1e-3)}
 SITUATIONS = {
     "Nothing of the old data is left": [n for n, r in RECIPES.items() if r.needs == "nothing"],
     "Data of the stages before is kept": [

@@ -1,0 +1,101 @@
+"""The comparison of methods: its grid, and what it says of runs whose outcome is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast.benchmarks import preserve
+from holdfast.benchmarks.preserve import RECIPES, SITUATIONS, bench_preserve, members
+from holdfast.benchmarks.standing import common_level, losses, of_methods, sweeps
+from holdfast.errors import UnknownName
+from holdfast.measures.pareto import Point
+from holdfast.methods import plan
+
+
+def point(recipe, rate, seed, learned, lost, order="default"):
+    return Point(recipe, rate, seed, learned, -lost, seconds=60, trained=5, share=10.0, order=order)
+
+
+def runs(recipe, slope, seeds=3, wobble=0.0):
+    """Sweeps that learn 10, 20 and 30 and lose ``slope`` for each point learned."""
+    return [
+        point(recipe, rate, seed, learned, slope * learned + wobble * seed)
+        for seed in range(seeds)
+        for rate, learned in ((1e-4, 10.0), (1e-3, 20.0), (1e-2, 30.0))
+    ]
+
+
+def test_every_recipe_is_a_plan_with_a_sweep():
+    for name, recipe in RECIPES.items():
+        plan(list(recipe.methods))
+        assert len(members(preserve.Path("x"), "vision", [name])) >= 6
+
+
+def test_every_run_has_its_own_folder():
+    grid = members(preserve.Path("x"), "text", list(RECIPES), seeds=2, orders=preserve.ORDERS)
+    assert len({m.config.out for m in grid}) == len(grid)
+    assert {len(m.config.data) for m in grid} == {5}
+
+
+@pytest.mark.parametrize(
+    "asked", [{"recipes": ["fulll"]}, {"orders": ["up"]}, {"section": "sound"}]
+)
+def test_what_does_not_exist_is_named(tmp_path, asked):
+    with pytest.raises(UnknownName):
+        bench_preserve(tmp_path, **asked)
+
+
+def test_the_loss_at_a_level_is_read_off_each_seeds_own_sweep():
+    path = sweeps(runs("keep", 0.5, wobble=1.0))["keep"]
+    assert losses(path, 15.0) == {(s, "default"): pytest.approx(7.5 + s) for s in range(3)}
+    assert losses(path, 31.0) == {}
+
+
+def test_half_is_said_only_where_the_interval_says_so():
+    clear = of_methods(runs("full", 2.0) + runs("keep", 0.5, wobble=0.1), {})
+    lines = clear["Against full tuning, at equal learning"]
+    assert len(lines) == 3
+    assert all("at most half is lost, in the whole interval" in line for line in lines)
+    assert "keep, at +20.0 learned: lost 10.1 where full tuning lost 40.0" in lines[1]
+    worse = of_methods(runs("full", 1.0) + runs("hft", 1.5), {})
+    said = worse["Against full tuning, at equal learning"]
+    assert all("more is lost than by full tuning" in line for line in said)
+
+
+def test_one_seed_has_no_verdict():
+    found = of_methods(runs("full", 2.0, seeds=1) + runs("keep", 0.5, seeds=1), {})
+    assert "has no interval" in found["Against full tuning, at equal learning"][0]
+
+
+def test_seeds_that_disagree_are_named():
+    points = runs("full", 2.0) + runs("keep", 0.5)
+    swapped = [p for p in points if p.seed != 2]
+    swapped += [point("full", p.lr, 2, p.learning, 0.1) for p in points
+                if p.recipe == "full" and p.seed == 2]  # fmt: skip
+    swapped += [p for p in points if p.recipe == "keep" and p.seed == 2]
+    lines = of_methods(swapped, {})["Do seeds and orders agree"]
+    assert "0 of 1 pairs" in lines[0]
+    assert "full and keep" in lines[1]
+
+
+def test_each_situation_gets_the_least_loss_that_is_open_to_it():
+    points = runs("full", 2.0) + runs("keep", 0.5) + runs("full + er", 0.2)
+    assert common_level(points) == 30.0
+    lines = of_methods(points, SITUATIONS)["What to take"]
+    said = dict(line.split(": ", 1) for line in lines)
+    assert said["Nothing of the old data is left"].startswith("keep.")
+    assert said["Data of the stages before is kept"].startswith("full + er.")
+    assert "no recipe" in said["Only an adapter may be trained"]
+
+
+def test_a_small_grid_ends_with_its_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(preserve, "STEPS", 2)
+    monkeypatch.setattr(preserve, "QUESTIONS", 4)
+    monkeypatch.setattr(preserve, "SKILLS", {"text": ("lab:arithmetic",)})
+    asked = {"section": "text", "recipes": ["gate-up"], "rates": [1e-3], "seeds": 1, "workers": 1}
+    page = bench_preserve(tmp_path / "runs", docs=tmp_path / "docs", **asked)
+    text = page.read_text()
+    assert page.parent == tmp_path / "docs" / "text"
+    assert "What to take" in text
+    assert "1 runs on lab:lm" in text
+    assert bench_preserve(tmp_path / "runs", **asked).exists()  # all is finished already
