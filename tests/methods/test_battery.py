@@ -16,6 +16,8 @@ torch.set_num_threads(1)
 NEEDED: dict[str, dict[str, object]] = {
     "last-n": {"n": 1},
     "first-n": {"n": 1},
+    "bottom-freeze": {"n": 1},
+    "scole": {"classes": "colour"},
     "train": {"select": "language[0].attn.q+o + language[1].mlp.down"},
 }
 """Settings without a default."""

@@ -90,3 +90,29 @@ def test_nothing_is_rehearsed_in_the_first_stage():
     assert feed.foresee([5, 5], 0) == grown(feed, 5, 5).exemplars()
     preview = feed({NEW: 6, MEMORY: 10}, 0, 9, seed=1)
     assert Counter(s for s, _ in preview) == {NEW: 6, MEMORY: 3}
+
+
+def test_what_was_just_met_is_likely_to_be_met_again():
+    """The share of meetings by the time since the last one, over many worlds: age^-1 / 2."""
+    seen, met = Counter(), Counter()
+    for seed in range(300):
+        feed = Naturalistic(meet="event", chance=0.5, run=seed)
+        last = {}
+        for stage in range(1, 12):
+            found = feed.met_in(stage)
+            for i, at in last.items():
+                seen[stage - at] += 1
+                met[stage - at] += i in found
+            last |= dict.fromkeys((*found, stage), stage)
+    for age in (2, 3, 4):
+        assert met[age] / seen[age] == pytest.approx(0.5 / age, abs=0.03)
+    assert 0.5 < met[1] / seen[1] < 0.6  # more, since something is always met
+
+
+def test_events_spend_the_same_budget():
+    feed = grown(Naturalistic(meet="event", chance=0.3, share=0.5), 8, 8, 8, 8)
+    counts = feed.rehearsed(20, 32)
+    assert sum(counts.values()) == 10
+    found = feed.met_in(5)
+    assert {stage for stage, count in counts.items() if count} == set(found)
+    assert feed.met_in(2) == [1]  # where none would be met, the likeliest

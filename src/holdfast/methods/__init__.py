@@ -31,6 +31,7 @@ from holdfast.methods.lora import lora
 from holdfast.methods.lwf import lwf
 from holdfast.methods.mora import mora
 from holdfast.methods.narrow import (
+    bottom_freeze,
     down,
     first_n,
     full,
@@ -49,7 +50,9 @@ from holdfast.methods.narrow import (
 from holdfast.methods.power_law import power_law
 from holdfast.methods.refresh import refresh
 from holdfast.methods.reg_lora import reg_lora
+from holdfast.methods.scole import scole
 from holdfast.methods.sparcl import sparcl
+from holdfast.methods.sparse_memory import sparse_memory
 from holdfast.methods.token_weighted import eaft, talr
 from holdfast.methods.two_experts import two_experts
 from holdfast.methods.view_batch import view_batch
@@ -60,6 +63,7 @@ __all__ = [
     "METHODS",
     "Described",
     "a_gem",
+    "bottom_freeze",
     "delt",
     "der",
     "describe",
@@ -98,8 +102,10 @@ __all__ = [
     "reg_lora",
     "sa_proj",
     "sa_proj_gate_up",
+    "scole",
     "si",
     "sparcl",
+    "sparse_memory",
     "talr",
     "task_free",
     "train",

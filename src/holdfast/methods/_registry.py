@@ -54,6 +54,8 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.token_weighted",
     "holdfast.methods.gem",
     "holdfast.methods.power_law",
+    "holdfast.methods.scole",
+    "holdfast.methods.sparse_memory",
 )
 """Every method by name: ours, and third parties' (entry-point group ``holdfast.methods``)."""
 

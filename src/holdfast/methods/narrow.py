@@ -138,6 +138,27 @@ def first_n(n: Count) -> Plan:
     return _recipe(f"first-{n}")
 
 
+@published(
+    "bottom-freeze",
+    summary="all of the language model but its embeddings and first n blocks",
+    paper="Zheng et al. 2025, arXiv 2501.13453",
+)
+def bottom_freeze(n: Count) -> Plan:
+    """Train the language model above its first ``n`` blocks, with its final norm and head.
+
+    "Spurious forgetting in continual learning of language models", 2025: the first steps on a
+    new task undo what the bottom layers align; freezing them and the embeddings keeps it. Where
+    the head is tied to the embeddings, it is frozen with them. ``last-n`` differs: it freezes
+    the norm and the head too.
+
+    Args:
+        n: number of blocks that are frozen, counted from the start; the paper's safety
+            experiment freezes 6.
+    """
+    select = f"language - language.embed - language[:{n}]"
+    return Plan(name="bottom-freeze", train=select, learning_rate=LEARNING_RATE)
+
+
 @published("train", summary="any choice of weights, by selector", paper="none: your own choice")
 def train(select: str) -> Plan:
     """Train what a selector names: ``train:select='language[8:16].attn + projector'``.

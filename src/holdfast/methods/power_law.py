@@ -19,6 +19,8 @@ def power_law(
     decay: NotNegative = 1.0,
     world: World = "power",
     mix: Literal["interleave", "after"] = "interleave",
+    meet: Literal["share", "event"] = "share",
+    chance: Positive = 1.0,
     capacity: Count | None = None,
 ) -> Plan:
     """In stage t, of B rehearsed examples stage i gets the share (t - i)^-d / sum_j (t - j)^-d.
@@ -39,7 +41,13 @@ def power_law(
             the stage before alone.
         mix: ``interleave`` shuffles rehearsed and new examples together; ``after`` reads the
             rehearsed ones behind each epoch of new ones.
+        meet: ``share`` rehearses all earlier stages, by their age; ``event`` each one with
+            probability min(1, chance * a^-d), a the stages since it was last met, and then in
+            equal parts. What comes back is young again.
+        chance: of meeting, for a stage that was met in the one before.
         capacity: examples that are remembered, as many of each stage; ``none``: all.
     """
-    feed = Naturalistic(share=share, decay=decay, world=world, mix=mix, capacity=capacity)
+    feed = Naturalistic(
+        share=share, decay=decay, world=world, mix=mix, meet=meet, chance=chance, capacity=capacity
+    )
     return Plan(name="power-law", feed=feed)

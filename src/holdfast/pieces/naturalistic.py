@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from holdfast.carried import MEMORY
+from holdfast.carried import MEMORY, Ended, State
 from holdfast.pieces.feeds import draws
 from holdfast.pieces.rehearse import Policy, Rehearse
 from holdfast.plan import NEW, Draw
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 World = Literal["power", "exponential", "uniform", "recent"]
 
@@ -32,15 +35,18 @@ def shares(ages: Sequence[int], world: World, decay: float) -> list[float]:
         ages: in stages, 1 for the one before.
     """
     youngest = min(ages, default=1)
-    weights = {
-        "power": lambda age: float(age) ** -decay,
-        "exponential": lambda age: math.exp(-decay * (age - youngest)),
-        "uniform": lambda age: 1.0,
-        "recent": lambda age: float(age == youngest),
-    }
-    values = [weights[world](age) for age in ages]
+    values = [weight(age, world, decay, youngest) for age in ages]
     total = math.fsum(values)
     return [v / total for v in values]
+
+
+def weight(age: int, world: World, decay: float, youngest: int = 1) -> float:
+    """Of an earlier stage; 1 for the youngest of age 1."""
+    if world == "power":
+        return math.pow(age, -decay)
+    if world == "exponential":
+        return math.exp(-decay * (age - youngest))
+    return float(world == "uniform" or age == youngest)
 
 
 def apportion(parts: Sequence[float], total: int) -> list[int]:
@@ -68,6 +74,9 @@ class Naturalistic(Rehearse):
         world: how a stage's weight falls with its age.
         decay: the exponent, or the rate of the exponential world.
         mix: ``interleave``: shuffled into the stage's own data; ``after``: read behind it.
+        meet: ``share``: every earlier stage, by its age. ``event``: each with probability
+            min(1, chance * weight), by the time since it was last met; those that are met get
+            equal parts of B, and where none is, the likeliest.
     """
 
     capacity: int | None = None
@@ -76,7 +85,11 @@ class Naturalistic(Rehearse):
     world: World = "power"
     decay: float = 1.0
     mix: Literal["interleave", "after"] = "interleave"
+    meet: Literal["share", "event"] = "share"
+    chance: float = 1.0
     name: str = "naturalistic"
+    run: int = field(default=0, repr=False)
+    """The run's seed, of what is met."""
 
     def budget(self, sizes: Mapping[str, int]) -> int:
         """B, in an epoch."""
@@ -99,9 +112,45 @@ class Naturalistic(Rehearse):
         """By earlier stage, how many of its examples an epoch reads."""
         by_stage = self._by_stage(memory)
         now = max(by_stage) + 1 if by_stage else 1
-        parts = shares([now - stage for stage in by_stage], self.world, self.decay)
+        if self.meet == "event":
+            met = self.met_in(now)
+            parts = [float(stage in met) / len(met) for stage in by_stage]
+        else:
+            parts = shares([now - stage for stage in by_stage], self.world, self.decay)
         counts = apportion(parts, self.budget({NEW: own, MEMORY: memory})) if by_stage else []
         return dict(zip(by_stage, counts, strict=True))
+
+    def met_in(self, now: int) -> list[int]:
+        """The earlier stages that stage ``now`` meets, of ``meet="event"``."""
+        last: dict[int, int] = {}
+        for stage in range(1, now + 1):
+            likely = {
+                i: self.chance * weight(stage - at, self.world, self.decay)
+                for i, at in last.items()
+            }
+            found = [
+                i for i, p in likely.items()
+                if random.Random(f"{self.run}-{stage}-{i}-met").random() < p
+            ]  # fmt: skip
+            if likely and not found:
+                found = [max(likely, key=lambda i: (likely[i], i))]
+            last |= dict.fromkeys((*found, stage), stage)
+        return found
+
+    def after(self, stage: int, size: int, seed: int) -> Naturalistic:
+        feed = super().after(stage, size, seed)
+        assert isinstance(feed, Naturalistic)
+        return replace(feed, run=seed)
+
+    def keep(self, ended: Ended) -> dict[str, Tensor]:
+        import torch
+
+        return {**super().keep(ended), "run": torch.tensor([ended.seed])}
+
+    def recall(self, state: State) -> Naturalistic:
+        known = super().recall(state)
+        assert isinstance(known, Naturalistic)
+        return replace(known, run=int(state["run"]) if state else 0)
 
     def _epoch(self, own: int, memory: int, epoch: int, seed: int) -> Sequence[Draw]:
         return _order(self, own, memory, epoch, seed)
