@@ -32,7 +32,7 @@ def draw(rng, n, lost, gained, cluster=1):
     ],
 )
 def test_the_truth_is_above_the_bound_in_no_more_than_one_of_twenty(tasks):
-    rng, rounds = np.random.default_rng(0), 250
+    rng, rounds = np.random.default_rng(0), 120
     truth = 100 * np.mean([lost - gained for _, lost, gained in tasks])
     missed = 0
     for _ in range(rounds):
@@ -42,7 +42,7 @@ def test_the_truth_is_above_the_bound_in_no_more_than_one_of_twenty(tasks):
 
 
 def test_clusters_and_graded_scores_widen_it():
-    rng, rounds = np.random.default_rng(1), 200
+    rng, rounds = np.random.default_rng(1), 100
     missed = blind = 0
     for _ in range(rounds):
         p = draw(rng, 400, 0.10, 0.05, cluster=8)

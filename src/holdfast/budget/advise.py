@@ -240,7 +240,9 @@ class _Calibration:
                 f"A whole search takes about {seconds:.0f} s, more than the {self.time:.0f} s "
                 "given: name one method (--method), fewer --steps or fewer --examples."
             )
-        return calibrate(prepared, self.workers, self.progress), seconds
+        points, failed = calibrate(prepared, self.workers, self.progress)
+        self.notes.extend(f"{name} could not be finished: {why}" for name, why in failed.items())
+        return points, seconds
 
 
 def _with(option: Option, points: Sequence[Point], budget: float) -> Option:

@@ -69,10 +69,12 @@ def search(
             lock.drop()
 
 
-def calibrate(prepared: Prepared, workers: int | None, progress: Progress) -> list[Point]:
-    """The points of the shortest trials of a search."""
+def calibrate(
+    prepared: Prepared, workers: int | None, progress: Progress
+) -> tuple[list[Point], dict[str, str]]:
+    """The points of the shortest trials of a search, and which could not be finished, and why."""
     work = _Search(prepared, workers, "local", progress)
-    return work.explore(prepared.recipes, prepared.lengths[:1])
+    return work.explore(prepared.recipes, prepared.lengths[:1]), work.failed
 
 
 class _Search:

@@ -33,6 +33,8 @@ GRIDS = ((0.5,), (0.25, 0.5, 0.75))
 HALVINGS = 2
 HIGHER, RAISES = 4.0, 3
 """A rate that does no harm yet is raised by this factor, so many times at most."""
+SHORTEST = 8
+"""Steps of a trial, at least: the first ones warm up."""
 SEEN = 50
 """Questions of the new skill that a trial's own report asks."""
 
@@ -241,8 +243,10 @@ def _higher(found: Mapping[Trial, Sequence[Point]], budget: float) -> list[Trial
 
 
 def lengths(steps: int) -> tuple[int, ...]:
-    """The lengths of a search that trains ``steps`` at most: a quarter, a half, all."""
-    return tuple(sorted({max(1, steps // 4), max(1, steps // 2), steps}))
+    """The lengths of a search that trains ``steps`` at most: a quarter, a half, all; none of
+    them so short that it says nothing."""
+    shortest = min(steps, SHORTEST)
+    return tuple(sorted({max(shortest, steps // 4), max(shortest, steps // 2), steps}))
 
 
 def count(recipes: Sequence[Recipe], rungs: Sequence[int]) -> list[int]:
