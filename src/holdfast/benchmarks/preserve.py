@@ -14,6 +14,7 @@ from typing import Literal
 from holdfast.benchmarks.collect import Finished, collect, points, rows
 from holdfast.benchmarks.executors import Executor
 from holdfast.benchmarks.grid import Failure, Member, run_grid
+from holdfast.benchmarks.kl import of_drift
 from holdfast.benchmarks.standing import of_methods
 from holdfast.config import resolve
 from holdfast.engine.tune import measure_base
@@ -186,7 +187,9 @@ def bench_preserve(
     if not finished:
         raise RunError(f"not one run could be finished: {failures[0].reason}")
     places = [out / section, *([docs / section] if docs is not None else [])]
-    pages = [_write(place, section, finished, failures) for place in places]
+    progress.say(f"reading the prompts of {len(SKILLS[section])} skills by {len(finished)} models")
+    drift = of_drift(finished, SKILLS[section], progress=progress)
+    pages = [_write(place, section, finished, failures, drift) for place in places]
     if failures:
         reasons = "".join(f"\n  {f.member.name}: {f.reason}" for f in failures)
         raise RunError(
@@ -197,7 +200,11 @@ def bench_preserve(
 
 
 def _write(
-    folder: Path, section: str, finished: Sequence[Finished], failures: Sequence[Failure]
+    folder: Path,
+    section: str,
+    finished: Sequence[Finished],
+    failures: Sequence[Failure],
+    drift: Sequence[str],
 ) -> Path:
     seeds = len({f.member.seed for f in finished})
     found = points(finished)
@@ -223,7 +230,7 @@ def _write(
             "orders": ", ".join(sorted({f.member.order for f in finished})),
         },
         units=f"{seeds} seeds",
-        sections=of_methods(found, SITUATIONS),
+        sections={**of_methods(found, SITUATIONS), "Forgetting and drift": drift},
     )
 
 
