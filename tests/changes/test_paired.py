@@ -83,6 +83,22 @@ def test_copies_of_an_example_add_no_information() -> None:
     assert p_value(copied) == pytest.approx(p_value(alone), rel=1e-6)
 
 
+def test_against_the_clustered_error_of_lmms_eval() -> None:
+    """``clustered_stderr`` of lmms-eval (2026-08; Miller 2024, arXiv 2411.00640, equation 4) on
+    the differences of 24 examples under 8 images. It adds the terms within clusters to the
+    sample variance, which divides by n - 1; the design effect is those terms over the rest."""
+    found = Pairs(
+        np.array([0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]),
+        np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]),
+        tuple(f"image {i // 3}" for i in range(24)),
+    )
+    theirs, n = 0.13384563416196663, 24
+    squares = float(((found.difference - found.difference.mean()) ** 2).sum())
+    wanted = (theirs**2 * n**2 - squares / (n - 1)) / squares
+    assert design_effect(found) == pytest.approx(wanted, rel=1e-9)
+    assert wanted > 1.2
+
+
 def test_the_randomisation_test_of_clusters_agrees_with_scipy() -> None:
     rng = np.random.default_rng(3)
     clusters = tuple(f"c{i // 3}" for i in range(30))

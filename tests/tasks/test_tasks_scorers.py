@@ -250,6 +250,25 @@ def test_vqa_with_few_references_is_a_plain_match() -> None:
     assert parsed("vqa", "the", "2") is None
 
 
+@pytest.mark.parametrize(
+    ("references", "reply", "theirs"),
+    [
+        (["University of California"], "university of california", 1.0),
+        (["UCSD"], "UCSB", 0.75),
+        (["14 May 1997"], "14 may 1979", 0.8181818181818181),
+        (["Coca Cola Company", "Coca-Cola"], "coca cola", 0.8888888888888888),
+        (["red"], "a red bird", 0.0),
+        (["Straße 7"], "strasse 7", 0.7777777777777778),
+        (["kitten"], "sitting", 0.5714285714285714),
+    ],
+)
+def test_anls_against_lmms_eval(references: list[str], reply: str, theirs: float) -> None:
+    """Numbers of ``anls`` in lmms_eval/api/metrics.py (commit 309242c). It keeps a similarity of
+    exactly one half, which the paper sets to 0, and counts white space that it took off in the
+    length; neither is followed here."""
+    assert value("anls", reply, *references) == pytest.approx(theirs)
+
+
 def test_anls_closed_cases() -> None:
     assert value("anls", "Hello", "hello") == 1
     assert value("anls", "helo", "hello") == pytest.approx(0.8)

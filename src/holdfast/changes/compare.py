@@ -58,7 +58,7 @@ class Comparison:
         if said & {"worse", "better"}:
             return "worse" if "worse" in said else "better"
         small = -self.margin <= self.mean.low and self.mean.high <= self.margin
-        return "unchanged" if said == {"unchanged"} or small else "undecided"
+        return "unchanged" if said <= {"unchanged"} or small else "undecided"
 
     @property
     def verdict(self) -> str:
@@ -105,9 +105,27 @@ class Comparison:
         ]
         return rows if only == "all" else [row for row in rows if row["became"] == only]
 
-    def frame(self, of: Literal["tasks", "examples"] = "tasks") -> Any:
+    def causes(self) -> list[dict[str, Any]]:
+        """One plain row for each task and cause: its share of the lost examples, in percent."""
+        return [
+            {
+                "task": d.task,
+                "cause": cause,
+                "share": finite(e.value),
+                "low": finite(e.low),
+                "high": finite(e.high),
+                "tried": d.tried,
+                "lost": d.lost,
+            }
+            for d in self.diagnoses
+            for cause, e in d.share.items()
+        ]
+
+    def frame(self, of: Literal["tasks", "examples", "causes"] = "tasks") -> Any:
         """The rows as a pandas data frame. Raises :class:`MissingExtra` without pandas."""
         pandas = need("pandas", "data")
+        if of == "causes":
+            return pandas.DataFrame(self.causes())
         return pandas.DataFrame(self.rows() if of == "tasks" else self.examples())
 
     def to_json(self) -> dict[str, Any]:
