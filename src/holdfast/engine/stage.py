@@ -25,7 +25,6 @@ from holdfast.engine.feeding import Collate, Passes, Schedule, Sources, schedule
 from holdfast.engine.packing import packs
 from holdfast.engine.spread import SpreadTrainer, devices
 from holdfast.engine.stops import Losses, Place, telling
-from holdfast.engine.trackers import ScoresLogged
 from holdfast.engine.world import world
 from holdfast.plan import Plan
 from holdfast.progress import Advance
@@ -159,7 +158,7 @@ def train_stage(
         place: what is said if the stage has to stop, and the signals that stop it.
         sources: further encoded records by name, for a plan whose feed reads them.
         watchers: told of the trainer's events, such as a
-            :class:`holdfast.engine.continual.ContinualEvaluation`.
+            :class:`holdfast.engine.continual.ContinualEvaluation`, and the run's trackers.
 
     Raises:
         ConfigError: the plan's feed, the sources and the settings do not go together.
@@ -196,10 +195,6 @@ def train_stage(
             *watchers,
         ],
     )
-    if train.report_to:
-        scores = ScoresLogged(watchers)
-        scores.trainer = trainer
-        trainer.add_callback(scores)
     place.rows = lambda step: [read.name(draw) for draw in planned.steps[step - 1]]
     place.micro_batch = planned.largest
     place.saved = lambda: newest_step(folder)
@@ -261,7 +256,7 @@ def _arguments(
         logging_steps=max(1, steps // 50),
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to=train.report_to or "none",
+        report_to="none",  # see trackers.py: they are the run's, not a stage's
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         **devices(device),

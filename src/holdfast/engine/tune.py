@@ -19,9 +19,10 @@ from holdfast.engine.preflight import Preflight, preflight
 from holdfast.engine.provenance import provenance
 from holdfast.engine.stage import needs_base, train_stage
 from holdfast.engine.stops import Place, telling
+from holdfast.engine.trackers import Trackers
 from holdfast.engine.world import world
 from holdfast.errors import ModelError, RunError
-from holdfast.models.loading import load_model, pick_device, put
+from holdfast.models.loading import default_dtype, load_model, pick_device, put
 from holdfast.models.saving import check_delta, read_delta, save_delta, tensors_of
 from holdfast.models.source import DELTA, fetch, fingerprint
 from holdfast.progress import Progress
@@ -109,6 +110,7 @@ class _Tuning:
     ) -> None:
         self.run, self.checked, self.progress, self.known = run, checked, progress, known
         self.place, self.here = place, world()
+        self.trackers = Trackers(run, checked.train, first=self.here.first)
         memory.reset()
         self.base_hash = fingerprint(checked.folder)
         self.device = pick_device(None)
@@ -143,7 +145,9 @@ class _Tuning:
                 if stage >= done:
                     self.score(stage)
             self._publish(len(self.checked.skills))
+            self.trackers.finished(self.model)
         finally:
+            self.trackers.close()
             with suppress(RunError):  # the disk may be what stopped the run
                 self.run.provenance(self._facts())
         self.run.finish()
@@ -203,8 +207,6 @@ class _Tuning:
             self._load_after(done)
 
     def _dtype(self) -> torch.dtype:
-        from holdfast.models.loading import default_dtype
-
         if self.checked.train.precision == "fp32":
             return torch.float32
         return default_dtype(self.checked.folder, self.device)
@@ -240,6 +242,7 @@ class _Tuning:
         plan = carrying.recall(checked.plan, before)
         title = f"stage {stage} of {len(checked.skills)}: {skill.label}, {checked.plan.name}"
         self.progress.say(title)
+        watched = watchers(checked, stage, self.run.path, self.progress)
         self.place.work = f"stage {stage} of {len(checked.skills)} ({skill.label})"
         with self.progress.bar(title) as advance:
             trained = train_stage(
@@ -259,7 +262,7 @@ class _Tuning:
                 adapter_folder=folder / "adapter" if keeps_adapter else None,
                 sources={**checked.sources[stage - 1], **carrying.rehearsed(plan, earlier)},
                 place=self.place,
-                watchers=watchers(checked, stage, self.run.path, self.progress),
+                watchers=self.trackers.stage(stage, watched),
             )
         self.model = trained.model.eval()
         if stage < len(checked.skills):
@@ -320,6 +323,7 @@ class _Tuning:
 
         with telling(self.place):
             self._ask(asked, keep)
+        self.trackers.scored(stage, self.model)
         rows = self.run.scores(stage)
         for role in ("target", "held-out"):
             mine = [r["score"] for r in rows if r["role"] == role]
