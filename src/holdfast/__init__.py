@@ -7,6 +7,7 @@
     evaluate(model, tasks)         score a model
     compare(base, tuned, tasks)    what a change did: lost, gained, and whether it is real
     repair(base, tuned, ...)       take the harm of a change back, keep the skill; no training
+    merge(base, models, out, ...)  one model out of several that were tuned from one base
     with_plan(Trainer, method)     the same training inside a script of your own
     continual_evaluation(tasks, p) a callback that scores tasks while any Trainer trains
     select(model, "gate-up")       the weights that a selector or recipe means
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.api import evaluate, tune, within
     from holdfast.budget.advise import advise
     from holdfast.changes.compare import compare
+    from holdfast.changes.merge.combine import merge
     from holdfast.changes.repair.search import repair
     from holdfast.engine.continual import continual_evaluation
     from holdfast.engine.mixin import with_plan
@@ -44,6 +46,7 @@ _HOMES = {
     "evaluate": "holdfast.api",
     "export": "holdfast.models.saving",
     "load": "holdfast.models.loading",
+    "merge": "holdfast.changes.merge.combine",
     "repair": "holdfast.changes.repair.search",
     "select": "holdfast.anatomy",
     "tune": "holdfast.api",
@@ -60,6 +63,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "merge",
     "repair",
     "select",
     "tune",

@@ -7,16 +7,17 @@ run's ``stages/NN/carried/NAME.safetensors`` before the stage counts as done, an
 :meth:`Remembers.recall` when the next one begins; so a run that was killed goes on with the
 numbers that it would have had.
 
-Two smaller protocols: a piece that gathers something *while* a stage trains is
-:class:`Running`, and its state goes into every checkpoint; one that needs gradients or batches
-before the passes of a step is :class:`LooksAhead`.
+Smaller protocols: a piece that gathers something *while* a stage trains is :class:`Running`, and
+its state goes into every checkpoint; one that needs gradients or batches before the passes of a
+step is :class:`LooksAhead`; an update that goes back to where the stage began is
+:class:`Anchored`, and an adapter that looks at data before it is attached is :class:`Calibrated`.
 
 No torch at import time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -165,10 +166,43 @@ class LooksAhead(Protocol):
         ...
 
 
+@runtime_checkable
+class Anchored(Protocol):
+    """What an update may have beside: it goes back to the start of the stage."""
+
+    def anchor(self, parameters: Mapping[str, Tensor]) -> None:
+        """Told the trainable weights as a stage begins, before a checkpoint is loaded."""
+        ...
+
+    def begin(self, step: int, steps: int) -> None:
+        """Told when training begins or goes on: ``step`` of ``steps`` steps are done."""
+        ...
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """What an adapter may have beside: it looks at data before it is attached.
+
+    It can be attached without to a model on the meta device, whose cost is counted.
+    """
+
+    source: str
+    """Of the examples; the stage's own are :data:`holdfast.plan.NEW`."""
+    examples: int
+    """So many of them at most."""
+
+    def calibrate(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Told as a stage begins: batches of one example each, on the model's device. They can
+        be gone through more than once, and are read when they are."""
+        ...
+
+
 __all__ = [
     "AGAIN",
     "MEMORY",
     "Ahead",
+    "Anchored",
+    "Calibrated",
     "Draw",
     "Ended",
     "LooksAhead",

@@ -22,6 +22,7 @@ from holdfast.cli import (
     export,
     lab,
     list_,
+    merge,
     order,
     prepare,
     probe,
@@ -64,6 +65,7 @@ app.command("advise")(advise.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("repair")(repair.command)
+app.command("merge")(merge.command)
 app.command("probe")(probe.command)
 app.command("report")(report.command)
 app.command("watch")(watch.command)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.anatomy import anatomy, select
+from holdfast.carried import Anchored
 from holdfast.engine.carrying import pieces
 from holdfast.engine.forward import Reference
 from holdfast.errors import UsageError
@@ -138,6 +139,9 @@ def bind(
     )
     _scale(bound, model, names)
     _refer(bound, base or {})
+    for update in updates:
+        if isinstance(update, Anchored):
+            update.anchor(bound.parameters())
     return bound
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from holdfast.carried import AGAIN, MEMORY, Rehearses
 from holdfast.data.aligned import count_tokens
 from holdfast.data.bucketing import even_cuts, like_lengths, like_totals, padded, regroup
+from holdfast.engine.calibrating import calibration
 from holdfast.errors import ConfigError
 from holdfast.pieces.feeds import Fitted, Shuffled, draws
 from holdfast.plan import NEW, VIEWS, Draw, Viewing, source_id, viewed
@@ -194,7 +195,7 @@ def schedule(
     together = feed.together if isinstance(feed, Viewing) else 1
     if isinstance(feed, Viewing):
         sources.show(feed, seed)
-    _check_sources(plan, feed.sources, sizes)
+    _check_sources(plan, (*feed.sources, *calibration(plan)), sizes)
     count = train.steps or feed.steps(sizes, train.batch_size, train.epochs)
     if isinstance(feed, Fitted):
         feed = feed.fit(count, train.schedule)
@@ -222,8 +223,9 @@ def _check_sources(plan: Plan, wanted: Sequence[str], sizes: Mapping[str, int]) 
     given = [name for name in sizes if name not in own]
     for name in wanted:
         if not sizes.get(name):
+            slot = "adapt" if name in calibration(plan) else "feed"
             raise ConfigError(
-                f"'{plan.owners.get('feed', plan.name)}' reads the source '{name}', which the "
+                f"'{plan.owners.get(slot, plan.name)}' reads the source '{name}', which the "
                 f"stage {'has no examples of' if name in sizes else 'does not have'}; there is: "
                 f"{', '.join(given) or 'none'}. Give it in the stage's sources "
                 f"(data: [{{data: ..., sources: {{{name}: FILE}}}}])."

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.config import RunConfig
+from holdfast.engine.calibrating import calibration
 from holdfast.data import DataSet
 from holdfast.data.random_words import RANDOM_WORDS, random_words
 from holdfast.plan import Plan
@@ -15,12 +16,12 @@ GENERAL = "general"
 
 
 def with_sources(config: RunConfig, plan: Plan) -> RunConfig:
-    """``config`` with what the plan's feed reads and a stage's ``sources`` leave out.
+    """``config`` with what the plan reads and a stage's ``sources`` leave out.
 
     A source that is called by what it is read from (``lab:...``, or a file's path) is read from
     there; ``general`` is the lab's set for a lab model. Others are left for the stage to give.
     """
-    wanted = plan.feed.sources if plan.feed is not None else ()
+    wanted = (*(plan.feed.sources if plan.feed is not None else ()), *calibration(plan))
     known = {name: found for name in wanted if (found := read_from(name, config.model))}
     if not known:
         return config

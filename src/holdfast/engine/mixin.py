@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from holdfast.carried import Anchored
 from holdfast.engine.ahead import look_ahead
 from holdfast.engine.bound import Bound, bind, no_second_adapter
 from holdfast.engine.depth import spare_below
@@ -231,6 +232,9 @@ class _Begin(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.model.train()
         spare_below(self.trainer.model)
+        for update in self.trainer.bound.updates:
+            if isinstance(update, Anchored):
+                update.begin(state.global_step, state.max_steps)
         self.trainer.reuse = self.trainer.open_reuse(state)
         self.trainer.token_loss.survey()
 

@@ -18,6 +18,7 @@ from holdfast.anatomy import select
 from holdfast.config import Train
 from holdfast.engine import memory
 from holdfast.engine.bound import Bound
+from holdfast.engine.calibrating import calibrate
 from holdfast.engine.carrying import load_running_state, running_state
 from holdfast.engine.checkpoints import LeaveInOrder, Seal, newest_step
 from holdfast.engine.drawn import Drawn
@@ -179,6 +180,7 @@ def train_stage(
     if twice and train.gradient_checkpointing == "auto":
         place.say("activations would not fit into memory: they are computed twice")
     arguments = _arguments(train, planned, seed, folder, device, twice)
+    calibrate(plan, model, read, collate, seed)
     seal = Seal({"plan": plan.name, "seed": seed, "steps": steps}, place.say)
     trainer = StageTrainer(
         model=model,

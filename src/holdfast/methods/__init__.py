@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from holdfast.errors import ConfigError, PlanConflict
 from holdfast.methods._registry import METHODS, Described, build, describe, published
 from holdfast.methods._text import parse, split
+from holdfast.methods.adapters import corda, lora_null, o_lora, oplora, osf
 from holdfast.methods.anchored import ewc, l2_sp, mas, si, task_free
 from holdfast.methods.delt import delt
 from holdfast.methods.der import der
@@ -29,6 +30,7 @@ from holdfast.methods.hft import hft
 from holdfast.methods.keep import keep, random_words
 from holdfast.methods.lora import lora
 from holdfast.methods.lwf import lwf
+from holdfast.methods.merging import dare, sfa, slerp, task_arithmetic, ties
 from holdfast.methods.mora import mora
 from holdfast.methods.narrow import (
     bottom_freeze,
@@ -64,6 +66,8 @@ __all__ = [
     "Described",
     "a_gem",
     "bottom_freeze",
+    "corda",
+    "dare",
     "delt",
     "der",
     "describe",
@@ -86,12 +90,16 @@ __all__ = [
     "l2_sp",
     "last_n",
     "lora",
+    "lora_null",
     "lwf",
     "mas",
     "method",
     "mir",
     "mlp",
     "mora",
+    "o_lora",
+    "oplora",
+    "osf",
     "plan",
     "power_law",
     "projector",
@@ -104,10 +112,14 @@ __all__ = [
     "sa_proj_gate_up",
     "scole",
     "si",
+    "sfa",
+    "slerp",
     "sparcl",
     "sparse_memory",
     "talr",
+    "task_arithmetic",
     "task_free",
+    "ties",
     "train",
     "two_experts",
     "view_batch",

@@ -36,9 +36,11 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.gere",
     "holdfast.methods.lora",
     "holdfast.methods.reg_lora",
+    "holdfast.methods.adapters",
     "holdfast.methods.lwf",
     "holdfast.methods.keep",
     "holdfast.methods.wise_ft",
+    "holdfast.methods.merging",
     "holdfast.methods.two_experts",
     "holdfast.methods.hft",
     "holdfast.methods.mora",
@@ -97,6 +99,13 @@ def build(entry: Entry[Callable[..., Plan]], settings: Mapping[str, object]) -> 
     return _named(entry.name, entry.value, _bind(entry.name, entry.value, (), settings))
 
 
+def checked_settings(
+    name: str, function: Callable[..., object], settings: Mapping[str, object]
+) -> dict[str, object]:
+    """Settings of a registered function that is no method, checked as a method's are."""
+    return _bind(name, function, (), settings)
+
+
 def describe() -> list[Described]:
     """Every method with its settings and their defaults, in the order of registration."""
     return [
@@ -105,7 +114,7 @@ def describe() -> list[Described]:
     ]
 
 
-def _defaults(function: Callable[..., Plan]) -> dict[str, object]:
+def _defaults(function: Callable[..., object]) -> dict[str, object]:
     return {
         p.name: ... if p.default is p.empty else p.default
         for p in inspect.signature(function).parameters.values()
@@ -114,7 +123,7 @@ def _defaults(function: Callable[..., Plan]) -> dict[str, object]:
 
 def _bind(
     name: str,
-    function: Callable[..., Plan],
+    function: Callable[..., object],
     args: tuple[object, ...],
     settings: Mapping[str, object],
 ) -> dict[str, object]:
@@ -170,7 +179,7 @@ def _written(value: object) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
-def _signature(function: Callable[..., Plan]) -> str:
+def _signature(function: Callable[..., object]) -> str:
     settings = _defaults(function)
     if not settings:
         return "none"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.anatomy import anatomy
+from holdfast.carried import Calibrated
 from holdfast.errors import ConfigError, PlanConflict, SelectorError, UnknownName
 from holdfast.methods import METHODS, method, plan, sa_proj
 from holdfast.plan import Plan
@@ -121,6 +122,8 @@ def _trainer(made: Plan, tiny: Tiny, folder: str) -> Any:
     )
     tags = _tags(made)
     rows = [row | {k: v[i] for k, v in tags.items()} for i, row in enumerate(tiny.rows())]
+    if isinstance(made.adapt, Calibrated):
+        made.adapt.calibrate([tiny.batch])
     trainer = with_plan(Trainer, made)(model=tiny.model, args=arguments, train_dataset=rows)
     trainer.pop_callback(PrinterCallback)
     return trainer

@@ -47,11 +47,12 @@ class Ends:
         return tuple(p for name in self.changed for p in self.parts(name))
 
 
-def open_ends(base: str, tuned: str, stack: ExitStack) -> Ends:
+def open_ends(base: str, tuned: str, stack: ExitStack, *, alike: bool = False) -> Ends:
     """Find both models and which of their weights differ.
 
     Args:
         stack: closes the files.
+        alike: take models that do not differ.
 
     Raises:
         ModelError: one of them cannot be used, or they have not the same weights.
@@ -65,7 +66,7 @@ def open_ends(base: str, tuned: str, stack: ExitStack) -> Ends:
         pair = paired(_in_memory(base), _in_memory(tuned), stack)
     _same_names(pair, base, tuned)
     changed = tuple(name for name, one, two in pair if not same_bits(one, two))
-    if not changed:
+    if not changed and not alike:
         raise UsageError(f"'{tuned}' has the same weights as '{base}': there is nothing to repair.")
     keys = {parameter: key for key, parameter in pair.base.parameter.items()}
     return Ends(pair, keys, changed, root, root_name, carried)
@@ -86,7 +87,7 @@ def _refuse_structure(name: str) -> None:
     if structure:
         raise ModelError(
             f"'{name}' has modules that its base lacks ({structure['kind']}): they have no value "
-            "to be rolled back to. Train it so that its adapters are merged, and repair that."
+            "to go back to. Train it so that its adapters are merged, and take that."
         )
 
 

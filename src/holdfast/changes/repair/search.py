@@ -18,7 +18,7 @@ from holdfast.changes.repair.path import GRID, try_path
 from holdfast.changes.repair.questions import Questions
 from holdfast.changes.repair.result import Repair, examples_needed
 from holdfast.changes.repair.rollback import PartEffect, try_rollback
-from holdfast.changes.repair.stream import write_folder
+from holdfast.changes.repair.stream import blended, write_folder
 from holdfast.errors import UnknownName, UsageError
 from holdfast.progress import Progress
 from holdfast.runs.files import write_json
@@ -179,7 +179,7 @@ def _write(found: Repair, ends: Ends, live: Live, folder: Path, *, full: bool) -
         live.become(found.chosen.blend)
         live.save(folder / "model", {"repair": found.chosen.name})
         if full:
-            write_folder(ends, found.chosen.blend, folder / "full")
+            write_folder(blended(ends, found.chosen.blend), folder / "full")
     write_json(folder / "repair.json", found.to_json())
     write_repair_report(found, folder)
 

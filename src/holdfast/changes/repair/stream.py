@@ -9,17 +9,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from holdfast.anatomy import load_meta
 from holdfast.changes.repair.blend import Blend
-from holdfast.changes.repair.ends import Ends, open_ends, root_hash
+from holdfast.changes.repair.ends import Ends, open_ends
 from holdfast.errors import ModelError
 from holdfast.models.loading import load_config
 from holdfast.models.saving import TENSORS, write_facts
-from holdfast.models.source import tensors, weight_files
+from holdfast.models.source import fingerprint, tensors, weight_files
 from holdfast.probes._streams import parameter_names, tied_names
 from holdfast.progress import Progress
 from holdfast.runs.files import writing
@@ -39,6 +40,22 @@ _NAMES = {
 """How safetensors calls them."""
 BESIDE = (".json", ".jinja", ".model", ".txt", ".py")
 """What a model folder holds beside its weights."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model that is made weight by weight out of others."""
+
+    root: Path
+    """The full model that it is over."""
+    root_name: str
+    moved: frozenset[str]
+    """Parameters that may differ from the root's."""
+    like: Callable[[str], tuple[torch.dtype, tuple[int, ...]]]
+    """The dtype that holds a parameter in all of the models that it is made of, and its shape."""
+    value: Callable[[str, torch.dtype], Tensor]
+    facts: Mapping[str, Any]
+    """What ``delta.json`` says of it."""
 
 
 @dataclass(frozen=True)
@@ -94,56 +111,79 @@ def interpolate(
     place = Path(out)
     with ExitStack() as stack:
         ends = open_ends(base, tuned, stack)
-        write = write_folder if full else write_delta
-        write(ends, chosen, place, progress=progress)
+        write(blended(ends, chosen), place, full=full, progress=progress)
     return place
 
 
-def write_delta(
-    ends: Ends, blend: Blend, folder: Path, *, progress: Progress | None = None
-) -> None:
-    """What a blend changes, as a delta over the base (or over what the base is a delta over)."""
+def blended(ends: Ends, blend: Blend) -> Made:
+    """A blend of two models, to be written."""
     moved = {n for n in ends.changed if any(blend.of(ends.parts(n)))}
-    names = sorted(moved | ends.carried)
-    like = {name: _like(ends, name) for name in names}
-    dtype = _saved_dtype(ends.root)
+
+    def value(name: str, dtype: torch.dtype) -> Tensor:
+        base, tuned = ends.read(name)
+        if name not in ends.changed:
+            return base
+        return blend.value(base, tuned, ends.parts(name), dtype)
+
+    return Made(
+        root=ends.root,
+        root_name=ends.root_name,
+        moved=frozenset(moved | ends.carried),
+        like=lambda name: _like(ends, name),
+        value=value,
+        facts={"blend": blend.to_json()},
+    )
+
+
+def write(
+    made: Made, folder: Path, *, full: bool = False, progress: Progress | None = None
+) -> None:
+    """Write a model that is made weight by weight, whole or as what differs from its root."""
+    if full:
+        write_folder(made, folder, progress=progress)
+    else:
+        write_delta(made, folder, progress=progress)
+
+
+def write_delta(made: Made, folder: Path, *, progress: Progress | None = None) -> None:
+    """What differs from the base (or from what the base is a delta over), as a delta."""
+    like = {name: made.like(name) for name in sorted(made.moved)}
+    dtype = _saved_dtype(made.root)
     for known, _ in like.values():
         dtype = torch.promote_types(dtype, known)
     entries = {
-        n: Entry(dtype, shape, _reader(ends, blend, n, dtype)) for n, (_, shape) in like.items()
+        n: Entry(dtype, shape, partial(made.value, n, dtype)) for n, (_, shape) in like.items()
     }
     with writing(folder / TENSORS) as temporary:
         write_tensors(temporary, entries, progress=progress)
     write_facts(
         folder,
-        base=ends.root_name,
-        base_folder=ends.root,
-        base_hash=root_hash(ends),
+        base=made.root_name,
+        base_folder=made.root,
+        base_hash=fingerprint(made.root),
         base_dtype=str(dtype).removeprefix("torch."),
         tensors=len(entries),
         parameters=sum(e.bytes // dtype.itemsize for e in entries.values()),
-        facts={"blend": blend.to_json()},
+        facts=made.facts,
     )
 
 
-def write_folder(
-    ends: Ends, blend: Blend, folder: Path, *, progress: Progress | None = None
-) -> None:
-    """The whole blend as an ordinary model folder, in the shards and dtypes of the base's.
+def write_folder(made: Made, folder: Path, *, progress: Progress | None = None) -> None:
+    """The whole model as an ordinary model folder, in the shards and dtypes of the base's.
 
-    Raises :class:`ModelError` if ``folder`` holds files of another kind, or the base is in a
-    format that cannot be written shard by shard.
+    Raises :class:`ModelError` if ``folder`` is the base's, or the base is in a format that cannot
+    be written shard by shard.
     """
-    if folder.resolve() == ends.root.resolve():
+    if folder.resolve() == made.root.resolve():
         raise ModelError(f"{folder} is the base itself; choose another --out.")
-    files = weight_files(ends.root)
+    files = weight_files(made.root)
     if any(f.suffix != ".safetensors" for f in files):
-        raise ModelError(f"{ends.root} is not in safetensors, so it cannot be written in shards.")
-    homes = _homes(ends, files)
+        raise ModelError(f"{made.root} is not in safetensors, so it cannot be written in shards.")
+    homes = _homes(made, files)
     for file in files:
         with writing(folder / file.name) as temporary:
-            write_tensors(temporary, _of_shard(ends, blend, file, homes), progress=progress)
-    for file in sorted(ends.root.iterdir()):
+            write_tensors(temporary, _of_shard(made, file, homes), progress=progress)
+    for file in sorted(made.root.iterdir()):
         if file.is_file() and file.suffix in BESIDE:
             shutil.copyfile(file, folder / file.name)
 
@@ -176,27 +216,27 @@ def write_tensors(
             advance(i + 1, len(entries))
 
 
-def _homes(ends: Ends, files: Sequence[Path]) -> dict[str, str]:
+def _homes(made: Made, files: Sequence[Path]) -> dict[str, str]:
     """The parameter that each tensor of the base's files is, also under a tied weight's names.
 
     Raises :class:`ModelError` if a parameter that moves is in pieces there.
     """
-    meta = load_meta(ends.root)
+    meta = load_meta(made.root)
     shapes = {key: tuple(entry["shape"]) for file in files for key, entry, _ in tensors(file)}
     first = {other: name for name, other in tied_names(meta)}
     found = {key: first.get(p, p) for key, p in parameter_names(shapes, meta).items()}
-    for name in (*ends.changed, *sorted(ends.carried)):
+    for name in sorted(made.moved):
         stored = [shapes[key] for key, p in found.items() if p == name]
-        if not stored or any(shape != _like(ends, name)[1] for shape in stored):
+        if not stored or any(shape != made.like(name)[1] for shape in stored):
             raise ModelError(
-                f"'{name}' is in several pieces in {ends.root}, so it cannot be written shard by "
+                f"'{name}' is in several pieces in {made.root}, so it cannot be written shard by "
                 "shard; leave out --full and write a delta."
             )
     return found
 
 
-def _of_shard(ends: Ends, blend: Blend, file: Path, homes: Mapping[str, str]) -> dict[str, Entry]:
-    """The tensors of one of the base's files, with those replaced that the blend moves."""
+def _of_shard(made: Made, file: Path, homes: Mapping[str, str]) -> dict[str, Entry]:
+    """The tensors of one of the base's files, with those replaced that moved."""
     dtypes = {said: dtype for dtype, said in _NAMES.items()}
     entries = {}
     for key, header, _ in tensors(file):
@@ -204,8 +244,8 @@ def _of_shard(ends: Ends, blend: Blend, file: Path, homes: Mapping[str, str]) ->
         if dtype is None:
             raise ModelError(f"'{key}' in {file} is {header['dtype']}, which cannot be written.")
         name = homes[key]
-        moves = name in ends.changed or name in ends.carried
-        read = _reader(ends, blend, name, dtype) if moves else partial(_from, file, key)
+        moves = name in made.moved
+        read = partial(made.value, name, dtype) if moves else partial(_from, file, key)
         entries[key] = Entry(dtype, tuple(header["shape"]), read)
     return entries
 
@@ -227,13 +267,3 @@ def _like(ends: Ends, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
 def _saved_dtype(folder: Path) -> torch.dtype:
     said = getattr(load_config(folder), "dtype", None)
     return said if isinstance(said, torch.dtype) else torch.float32
-
-
-def _reader(ends: Ends, blend: Blend, name: str, dtype: torch.dtype) -> Callable[[], Tensor]:
-    def read() -> Tensor:
-        base, tuned = ends.read(name)
-        if name not in ends.changed:
-            return base
-        return blend.value(base, tuned, ends.parts(name), dtype)
-
-    return read
