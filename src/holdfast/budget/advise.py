@@ -147,10 +147,10 @@ def advise(
             measured, seconds = work.go(resolve({**values, "out": str(folder)}), fitting)
         options = [_with(o, measured, budget) for o in options]
     else:
-        missing = "no weights" if not weights else "no data"
+        missing = "There are no weights" if not weights else "No data was given"
         notes.append(
-            f"There are {missing}, so nothing was measured; learned and lost are those of another "
-            f"model: {committed()[1]}."
+            f"{missing}, so nothing was measured here; learned and lost are those of the committed "
+            f"comparison: {committed()[1]}."
         )
         options = [_with_committed(o, budget) for o in options]
     best = _best(options, budget)
@@ -284,13 +284,13 @@ def _why(best: Option | None, options: Sequence[Option], budget: float) -> str:
         ) + "."  # fmt: skip
     where = {
         "calibration": "in the shortest trials on this model and data",
-        "committed": "in the committed comparison on another model",
+        "committed": "in the committed comparison",
     }
     if not best.measured:
         return f"'{best.recipe}' is the first that the situation allows; nothing was measured."
     said = f"'{best.recipe}' learned {best.learned:+.1f} points and lost {best.lost:.1f} "
     said += where[best.measured]
-    others = sum(not o.reason for o in options) - 1
+    others = sum(not o.reason and bool(o.measured) for o in options) - 1
     if best.lost is not None and best.lost > budget:
         return f"{said}: outside the budget of {budget:g}, but the least of what was tried."
     if best.learned is not None and best.learned <= 0:

@@ -87,7 +87,7 @@ def command(
       holdfast advise FOLDER --memory 24GB --no-old-data
     """
     from holdfast.budget.advise import advise, byte_count, second_count
-    from holdfast.report.advice import advice_table
+    from holdfast.report.advice import advice_table, ruled_out
     from holdfast.trust import Trust, trusting
 
     if no_old_data and old_data is not None:
@@ -114,7 +114,7 @@ def command(
         print_json(found.to_json())
     else:
         output.print(advice_table(found).rich())
-        for line in (*found.notes, found.why, found.command):
+        for line in (*ruled_out(found), *found.notes, found.why, found.command):
             output.print(line, markup=False, soft_wrap=True)
     if found.recommended is None:
         raise typer.Exit(NOTHING)
