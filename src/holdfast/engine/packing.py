@@ -20,6 +20,7 @@ from holdfast.errors import UsageError
 
 if TYPE_CHECKING:
     from holdfast.config import Train
+    from holdfast.plan import Plan
 
 Packing = Literal["auto", "off", "on"]
 
@@ -83,6 +84,22 @@ def packs(
     raise UsageError(
         f"train.packing=on: {why}. Leave it at auto or off: passes of like lengths "
         "(train.micro_batch_size) spare nearly as much padding."
+    )
+
+
+def rows_apart(plan: Plan, train: Train) -> bool:
+    """Whether a plan's modules take rows behind each other for what they are.
+
+    Raises:
+        UsageError: they choose something for each row, and ``train.packing`` is ``on``.
+    """
+    if not getattr(plan.adapt, "whole_rows", False):
+        return True
+    if train.packing != "on":
+        return False
+    raise UsageError(
+        f"train.packing=on: '{plan.name}' chooses modules for each row of a batch, and packing "
+        "puts them behind each other in one row; leave it at auto or off."
     )
 
 

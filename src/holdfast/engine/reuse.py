@@ -326,6 +326,8 @@ def _off(plain: Tensor, quick: Tensor) -> str | None:
 def _allowed(model: nn.Module) -> None:
     if any(spread(p) or type(p).__name__ == "FlatParameter" for p in model.parameters()):
         raise NoReuse("the weights are spread over processes")
+    if any(getattr(m, "whole_rows", False) for m in model.modules()):
+        raise NoReuse("which modules a row uses is read off its embeddings")
     config: Any = getattr(model, "config", None)
     for each in (config, getattr(config, "text_config", None)):
         if getattr(each, "output_router_logits", False):

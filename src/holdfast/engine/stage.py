@@ -23,7 +23,7 @@ from holdfast.engine.carrying import load_running_state, running_state
 from holdfast.engine.checkpoints import LeaveInOrder, Seal, newest_step
 from holdfast.engine.drawn import Drawn
 from holdfast.engine.feeding import Collate, Passes, Schedule, Sources, schedule
-from holdfast.engine.packing import packs
+from holdfast.engine.packing import packs, rows_apart
 from holdfast.engine.spread import SpreadTrainer, devices
 from holdfast.engine.stops import Losses, Place, telling
 from holdfast.engine.world import world
@@ -172,7 +172,7 @@ def train_stage(
     losses = Losses(place)
     device = next(model.parameters()).device
     dtypes = {n: p.dtype for n, p in model.named_parameters()}
-    packed = packs(train, model, examples, collate)
+    packed = rows_apart(plan, train) and packs(train, model, examples, collate)
     read = Sources(examples, sources)
     planned = schedule(plan, read, train, seed=seed, device=device.type, packed=packed)
     steps = len(planned.steps)

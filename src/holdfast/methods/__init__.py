@@ -28,6 +28,7 @@ from holdfast.methods.gem import a_gem, gem
 from holdfast.methods.gere import gere
 from holdfast.methods.hft import hft
 from holdfast.methods.keep import keep, random_words
+from holdfast.methods.l2m import l2m
 from holdfast.methods.lora import lora
 from holdfast.methods.lwf import lwf
 from holdfast.methods.merging import dare, sfa, slerp, task_arithmetic, ties
@@ -53,6 +54,7 @@ from holdfast.methods.power_law import power_law
 from holdfast.methods.refresh import refresh
 from holdfast.methods.reg_lora import reg_lora
 from holdfast.methods.scole import scole
+from holdfast.methods.selfless import selfless
 from holdfast.methods.sparcl import sparcl
 from holdfast.methods.sparse_memory import sparse_memory
 from holdfast.methods.token_weighted import eaft, talr
@@ -88,6 +90,7 @@ __all__ = [
     "k_fpf",
     "keep",
     "l2_sp",
+    "l2m",
     "last_n",
     "lora",
     "lora_null",
@@ -111,6 +114,7 @@ __all__ = [
     "sa_proj",
     "sa_proj_gate_up",
     "scole",
+    "selfless",
     "si",
     "sfa",
     "slerp",

@@ -44,6 +44,8 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.two_experts",
     "holdfast.methods.hft",
     "holdfast.methods.mora",
+    "holdfast.methods.l2m",
+    "holdfast.methods.selfless",
     "holdfast.methods.fpf",
     "holdfast.methods.sparcl",
     "holdfast.methods.er",

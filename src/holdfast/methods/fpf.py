@@ -6,9 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from holdfast.carried import AGAIN
 from holdfast.methods._registry import Count, NotNegative, published
 from holdfast.pieces.refit import OnlyInPhases, Phases
 from holdfast.pieces.rehearse import Policy
+from holdfast.pieces.replayed import Distance, StoredLogits
 from holdfast.plan import Plan
 
 PAPER = "Zhao et al. 2023, arXiv 2304.04158"
@@ -26,6 +28,8 @@ def fpf(
     iterations: Count = 100,
     replay: NotNegative = 0.0,
     policy: Policy = "balanced",
+    distill: NotNegative = 0.0,
+    distance: Distance = "squared",
 ) -> Plan:
     """Train the stage, then freeze all but the task-specific parts and train these on a buffer.
 
@@ -51,8 +55,11 @@ def fpf(
         replay: remembered examples per new one in the stage itself; above 0 it is experience
             replay with this repair after it.
         policy: ``balanced`` or ``reservoir``, see :class:`holdfast.pieces.rehearse.Rehearse`.
+        distill: lambda of :func:`k_fpf`; above 0 the phase pulls logits to stored ones too.
+        distance: see :func:`k_fpf`.
     """
-    return _plan("fpf", select, capacity, iterations, replay, policy, 1)
+    feed = Phases(capacity=capacity, policy=policy, iterations=iterations, replay=replay)
+    return _plan("fpf", feed, select, distill, distance)
 
 
 @published(
@@ -66,12 +73,18 @@ def k_fpf(
     capacity: Count | None = 500,
     iterations: Count = 100,
     policy: Policy = "reservoir",
+    distill: NotNegative = 0.0,
+    distance: Distance = "squared",
 ) -> Plan:
     """Plain training, with a phase of :func:`fpf` after every tau = steps / k steps.
 
-    Zhao et al. 2023, "k-FPF-CE". Steps on the memory are k * iterations, where experience
-    replay takes one with every step. With k=0 it is plain training. Departure: k counts the
-    phases of one stage, not of the whole stream, and the first stage has none.
+        phase: CE + distill * D(h(x'), z'),   D = ||h - z||^2, x' and z' from the memory
+
+    Zhao et al. 2023, "k-FPF-CE"; with ``distill`` above 0 it is "k-FPF-KD", which stores the
+    logits z' of what it remembers as dark experience replay does. Steps on the memory are
+    k * iterations, where experience replay takes one with every step. With k=0 it is plain
+    training. Departure: k counts the phases of one stage, not of the whole stream, and the
+    first stage has none. The paper's lambda is not public; that of DER++ is 0.1.
 
     Args:
         k: phases in a stage.
@@ -79,20 +92,19 @@ def k_fpf(
         capacity: examples that are remembered; ``none`` remembers all.
         iterations: steps of a phase.
         policy: ``reservoir`` or ``balanced``, see :class:`holdfast.pieces.rehearse.Rehearse`.
+        distill: lambda, the weight of the stored logits in a phase; 0 is k-FPF-CE.
+        distance: ``squared`` is the mean over words, ``sum-squared`` the sum; see
+            :class:`holdfast.pieces.replayed.StoredLogits`.
     """
-    return _plan("k-fpf", select, capacity, iterations, 0.0, policy, k)
+    feed = Phases(capacity=capacity, policy=policy, count=k, iterations=iterations)
+    return _plan("k-fpf", feed, select, distill, distance)
 
 
-def _plan(
-    name: str,
-    select: str,
-    capacity: int | None,
-    iterations: int,
-    replay: float,
-    policy: Policy,
-    count: int,
-) -> Plan:
-    feed = Phases(
-        capacity=capacity, policy=policy, count=count, iterations=iterations, replay=replay
+def _plan(name: str, feed: Phases, select: str, distill: float, distance: Distance) -> Plan:
+    dark = StoredLogits(weight=distill, distance=distance, source=AGAIN)
+    return Plan(
+        name=name,
+        feed=feed,
+        learn=(dark,) if distill else (),
+        update=(OnlyInPhases(select=select),),
     )
-    return Plan(name=name, feed=feed, update=(OnlyInPhases(select=select),))

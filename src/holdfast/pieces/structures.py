@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import ModelError, nearest
-from holdfast.pieces import experts, lora, mora
+from holdfast.pieces import experts, lora, modulation, mora
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,7 @@ KINDS: dict[str, Rebuild] = {
     "two-experts": experts.rebuild,
     "lora": lora.rebuild,
     "mora": mora.rebuild,
+    "l2m": modulation.rebuild,
 }
 """How each kind of structure (see :meth:`holdfast.plan.Adapter.structure`) is built."""
 
