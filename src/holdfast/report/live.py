@@ -103,9 +103,10 @@ def shown(standing: Standing) -> RenderableType:
 
 
 def _where(standing: Standing) -> str:
-    if standing.finished:
-        return f"finished: {len(standing.stages)} stages in {duration(standing.seconds)}"
     count = len(standing.stages)
+    if standing.finished:
+        stages = f"{count} stage{'' if count == 1 else 's'}"
+        return f"finished: {stages} in {duration(standing.seconds)}"
     if standing.done == count:
         return "all stages are trained; the last scores are being taken"
     name = standing.stages[standing.done]
