@@ -134,6 +134,100 @@ class Running(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Question:
+    """One row of a step: an example that a model can be asked."""
+
+    source: int
+    """The :func:`holdfast.plan.source_id` of its source."""
+    index: int
+    """In its source; in a trainer that does not say, its place in the step."""
+    features: Mapping[str, Tensor]
+    """Encoded, without padding: per-token features [T], images in their own shapes."""
+
+    @property
+    def begin(self) -> int:
+        """Where the last answer begins, in tokens."""
+        marked = (self.features["labels"] != -100).tolist()
+        end = len(marked) - marked[::-1].index(True) if True in marked else 0
+        return max((k for k in range(end) if not marked[k]), default=-1) + 1
+
+    @property
+    def answer(self) -> list[int]:
+        """The tokens of the last answer."""
+        labels: list[int] = self.features["labels"][self.begin :].tolist()
+        return [token for token in labels if token != -100]
+
+
+class Policy(Protocol):
+    """The live model as one that answers questions. Nothing here leaves a trace in it, or in the
+    state of the generators of random numbers."""
+
+    @property
+    def seed(self) -> int:
+        """The stage's."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """Examples of the stage; None in a trainer that reads its own data."""
+        ...
+
+    def questions(self, batch: Mapping[str, Any]) -> list[Question]:
+        """The rows of a batch."""
+        ...
+
+    def example(self, index: int) -> Question:
+        """One of the stage's own examples."""
+        ...
+
+    def coming(self, steps: int) -> list[int]:
+        """Those of the stage's own examples that this step and the next ones read."""
+        ...
+
+    def batch(self, rows: Sequence[Question]) -> dict[str, Any]:
+        """Rows as one padded batch, with :data:`holdfast.plan.TAGS`."""
+        ...
+
+    def answered(self, question: Question, tokens: Sequence[int], number: int) -> Question:
+        """A question with another answer, number ``number`` of :data:`holdfast.plan.WRITTEN`."""
+        ...
+
+    def demonstrated(self, question: Question, tokens: Sequence[int], number: int) -> Question:
+        """The example as an earlier turn, its question again, and behind it another answer."""
+        ...
+
+    def write(
+        self, questions: Sequence[Question], *, temperature: float, most: int, seed: int
+    ) -> list[list[int]]:
+        """Answers in tokens, up to and with the one that ends them; greedy for temperature 0."""
+        ...
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """An answer in words."""
+        ...
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of an answer, with the one that ends it."""
+        ...
+
+    def score(self, scorer: str, question: Question, tokens: Sequence[int]) -> float:
+        """What a scorer gives an answer, 0 to 1."""
+        ...
+
+    def log_probs(self, rows: Sequence[Question], temperature: float) -> list[Tensor]:
+        """For each row [n]: log p of its answer's tokens under softmax(logits / temperature)."""
+        ...
+
+    def consult(self, reference: str, rows: Sequence[Question]) -> Tensor:
+        """[N, V]: a reference's logits where the rows' answers are predicted, row by row."""
+        ...
+
+    def note(self, name: str, value: float) -> None:
+        """Have a number in the trainer's log, averaged over its steps."""
+        ...
+
+
 @dataclass
 class Ahead:
     """An optimizer step that is about to be made."""
@@ -150,6 +244,12 @@ class Ahead:
     """The gradient of the plan's whole loss over some batches, as if they were the step."""
     losses: Callable[[Sequence[Mapping[str, Any]]], list[Tensor]]
     """For each batch [B]: the mean cross-entropy of each row's answer; no gradient."""
+    number: int = 0
+    """From 0."""
+    steps: int = 1
+    """Of the whole stage."""
+    policy: Policy | None = None
+    """The model as one that writes."""
     clear: Callable[[Mapping[str, Tensor]], None] = lambda gradients: None
     """Zeroes, in gradients by weight, what the plan holds still: rows of fused weights."""
 
@@ -206,6 +306,8 @@ __all__ = [
     "Draw",
     "Ended",
     "LooksAhead",
+    "Policy",
+    "Question",
     "Rehearses",
     "Remembers",
     "Running",

@@ -258,6 +258,10 @@ def source_id(name: str) -> int:
     return 0 if name == NEW else zlib.crc32(name.encode()) + 1
 
 
+WRITTEN = "written"
+"""The source of answers that the model writes itself as it trains, in the place of examples that
+a step would read; the index is the answer's number in the step."""
+
 VIEWS = "views"
 """The source of changed views of the stage's own examples, for a feed that is :class:`Viewing`."""
 _VIEW_BITS = 20
@@ -369,6 +373,13 @@ class Plan:
             raise PlanConflict(
                 f"'{self.name}': {' and '.join(fitting)} each replace the loss on the new data; "
                 "keep one of them."
+            )
+
+        writing = [t.name for t in self.learn if getattr(t, "writes", False)]
+        if writing and isinstance(self.feed, Viewing):
+            raise PlanConflict(
+                f"'{self.name}': '{self.owners['feed']}' compares views of an example by one "
+                f"answer, and '{writing[0]}' has the model write its own; leave one of them out."
             )
 
     def selection(self, anatomy: Anatomy, seed: int = 0) -> Selection | None:

@@ -9,6 +9,7 @@ import torch
 
 from holdfast.errors import PlanConflict
 from holdfast.methods import METHODS, method
+from holdfast.plan import Viewing
 from holdfast.testing import check_method
 
 torch.set_num_threads(1)
@@ -44,7 +45,9 @@ def test_pairs_compose_or_are_refused_by_name(a: str, b: str) -> None:
         getattr(t, "of_model", False) for t in first.learn + second.learn
     )
     both_fit = sum(getattr(t, "fits", False) for t in first.learn + second.learn) > 1
-    apart = one_of_each or unsettled or held or both_fit
+    own = any(getattr(t, "writes", False) for t in first.learn + second.learn)
+    viewed = own and isinstance(first.feed or second.feed, Viewing)
+    apart = one_of_each or unsettled or held or both_fit or viewed
     if both_train or both_feed or both_adapt or same_term or apart:
         with pytest.raises(PlanConflict) as error:
             first | second

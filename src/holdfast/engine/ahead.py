@@ -11,6 +11,7 @@ from torch import Tensor
 from holdfast.carried import Ahead, LooksAhead
 from holdfast.engine.carrying import pieces
 from holdfast.engine.forward import logits_at, next_labels
+from holdfast.engine.policy import LivePolicy
 from holdfast.errors import UsageError
 from holdfast.pieces.objectives import cross_entropy
 from holdfast.pieces.rows import KeepRows
@@ -43,6 +44,9 @@ def look_ahead(trainer: Any, batches: list[Any]) -> list[Any]:
         trainer.optimizer.param_groups[0]["lr"],
         lambda passes: gradients(trainer, passes),
         lambda passes: losses(trainer, passes),
+        trainer.state.global_step,
+        trainer.state.max_steps,
+        LivePolicy(trainer),
         clear=lambda found: clear(trainer, found),
     )
     for piece in looking:

@@ -179,7 +179,8 @@ def select_or_nothing(model: nn.Module, selector: str) -> list[str]:
 
 def _refer(bound: Bound, base: Mapping[str, Tensor]) -> None:
     """Keep the weights of each reference model that a term asks for."""
-    wanted = {getattr(t, "reference", None) for t in bound.plan.learn} - {None}
+    asking = ("reference", "consults")
+    wanted = {getattr(t, a, None) for t in bound.plan.learn for a in asking} - {None}
     needs_start = any(isinstance(t, WeightTerm) for t in bound.plan.learn)
     if not wanted and not needs_start:
         return

@@ -32,6 +32,7 @@ class Drawn:
         self, planned: Schedule, collate: Callable[[list[Any]], Any], device: torch.device
     ) -> None:
         self.sources, self.collate, self.device = planned.sources, collate, device
+        self.steps = planned.steps
         every = [draw for step in planned.steps for draw in step]
         distinct = sorted(set(every), key=lambda d: (self.sources.tokens(d), d))
         size = planned.largest

@@ -68,6 +68,11 @@ class Sources:
         """Tokens of an example that the loss reads."""
         return self._size(draw)[1]
 
+    @property
+    def encoder(self) -> Any:
+        """What encoded the stage's own data, or None where that is not known."""
+        return getattr(self._all[NEW], "encoder", None)
+
     def show(self, feed: Viewing, seed: int) -> None:
         """Have changed views of the stage's own data as a source."""
         self._all[VIEWS] = feed.show(self._all[NEW], seed)

@@ -17,7 +17,9 @@ from transformers import TrainerCallback
 from holdfast.carried import Anchored
 from holdfast.engine.ahead import look_ahead
 from holdfast.engine.bound import Bound, bind, no_second_adapter
+from holdfast.engine.carrying import pieces
 from holdfast.engine.depth import spare_below
+from holdfast.engine.rolling import added, no_other_loss, rolls
 from holdfast.engine.token_loss import TokenLoss
 from holdfast.errors import UsageError
 from holdfast.pieces.distill import CrossEntropy
@@ -76,13 +78,16 @@ class PlanMixin:
         self.model_wrapped = self.model
         token = [t for t in self.plan.learn if isinstance(t, TokenTerm)]
         weight = [t for t in self.plan.learn if not isinstance(t, TokenTerm)]
-        if (token and not any(t.fits for t in token)) or (self.gather_loss and not token):
+        if rolls(self):
+            no_other_loss(self.plan, type(self))
+        elif (token and not any(t.fits for t in token)) or (self.gather_loss and not token):
             token.insert(0, CrossEntropy())
         self.token_terms: list[TokenTerm] = token
         self.weight_terms: list[WeightTerm] = weight
         self.token_loss = TokenLoss(self, token)
         self._sums: dict[str, float | Tensor] = {}
-        if self.token_terms:
+        self._values: dict[str, float] = {}
+        if self.token_terms and not rolls(self):
             # the loss is already divided by the tokens of the whole optimizer step
             self.model_accepts_loss_kwargs = True
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # type: ignore[attr-defined]
@@ -98,6 +103,8 @@ class PlanMixin:
     ) -> Any:
         """A step's passes, once the plan's pieces have looked at them, counted over all of them."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        if rolls(self):
+            return batches, items
         if batches:
             batches = look_ahead(self, batches)
         if batches and self.token_terms:
@@ -111,6 +118,9 @@ class PlanMixin:
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
+        if rolls(self) and model.training:
+            own: Tensor = super().compute_loss(model, inputs)  # type: ignore[misc]
+            return own + added(self, model, inputs)
         if return_outputs or not model.training or not self.token_terms:
             with self.known(model, inputs) as rest:
                 loss = super().compute_loss(  # type: ignore[misc]
@@ -133,6 +143,8 @@ class PlanMixin:
     def open_reuse(self, state: Any) -> Reuse | None:
         """What this run will look up, asked once the model is where it will train."""
         seen = self.drawn.repeats if self.drawn is not None else state.num_train_epochs
+        if any(getattr(piece, "writes", False) for piece in pieces(self.plan)) or rolls(self):
+            return None  # what steps read is not known before
         if self.bound.hollow is not None or (seen < WORTH and self.cache == "auto"):
             return None
         from holdfast.engine.reuse import open_reuse
@@ -167,14 +179,20 @@ class PlanMixin:
     def note_term(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + value.detach()
 
+    def note_value(self, name: str, value: float) -> None:
+        """Have a number of this step in the log, averaged over steps."""
+        self._values[name] = self._values.get(name, 0.0) + value
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add each term's mean since the last log, unweighted, as ``loss/<term>``."""
-        if "loss" in logs and len(self._sums) > 1:
-            steps = max(1, self.state.global_step - getattr(self, "_noted_at", 0))  # type: ignore[attr-defined]
+        steps = max(1, self.state.global_step - getattr(self, "_noted_at", 0))  # type: ignore[attr-defined]
+        if "loss" in logs and len(self._sums) > 1 - rolls(self):
             sums = {n: float(v) for n, v in self._mean(self._sums).items()}
             logs |= {f"loss/{n}": round(v / steps, 6) for n, v in sums.items()}
         if "loss" in logs:
+            logs |= {n: round(v / steps, 6) for n, v in self._values.items()}
             self._sums.clear()
+            self._values.clear()
             self._noted_at = self.state.global_step  # type: ignore[attr-defined]
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 

@@ -127,7 +127,8 @@ class Trained:
 
 def needs_base(plan: Plan) -> bool:
     """Whether a plan compares with, or goes back to, the model at the start of the run."""
-    return bool(plan.settle) or any(getattr(t, "reference", None) == "base" for t in plan.learn)
+    asked = {getattr(t, a, None) for t in plan.learn for a in ("reference", "consults")}
+    return bool(plan.settle) or "base" in asked
 
 
 def train_stage(

@@ -53,6 +53,15 @@ from holdfast.methods.narrow import (
 from holdfast.methods.power_law import power_law
 from holdfast.methods.refresh import refresh
 from holdfast.methods.reg_lora import reg_lora
+from holdfast.methods.reinforcement import (
+    auto_cei,
+    grpo,
+    on_policy_distill,
+    remax,
+    rif,
+    rloo,
+    self_sft,
+)
 from holdfast.methods.scole import scole
 from holdfast.methods.selfless import selfless
 from holdfast.methods.sparcl import sparcl
@@ -67,6 +76,7 @@ __all__ = [
     "METHODS",
     "Described",
     "a_gem",
+    "auto_cei",
     "bottom_freeze",
     "corda",
     "dare",
@@ -85,6 +95,7 @@ __all__ = [
     "gate_up",
     "gem",
     "gere",
+    "grpo",
     "gss",
     "hft",
     "k_fpf",
@@ -101,6 +112,7 @@ __all__ = [
     "mlp",
     "mora",
     "o_lora",
+    "on_policy_distill",
     "oplora",
     "osf",
     "plan",
@@ -111,12 +123,16 @@ __all__ = [
     "random_words",
     "refresh",
     "reg_lora",
+    "remax",
+    "rif",
+    "rloo",
     "sa_proj",
     "sa_proj_gate_up",
     "scole",
+    "self_sft",
     "selfless",
-    "si",
     "sfa",
+    "si",
     "slerp",
     "sparcl",
     "sparse_memory",

@@ -60,6 +60,7 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.power_law",
     "holdfast.methods.scole",
     "holdfast.methods.sparse_memory",
+    "holdfast.methods.reinforcement",
 )
 """Every method by name: ours, and third parties' (entry-point group ``holdfast.methods``)."""
 

@@ -1,4 +1,4 @@
-"""Greedy decoding without idle rows: who has finished leaves the batch, who waits moves in.
+"""Decoding without idle rows: who has finished leaves the batch, who waits moves in.
 
 ``generate`` of transformers runs a batch until its slowest row has finished. Here a row leaves
 as soon as it has, and once half of the rows are gone, the next prompts are read and join the
@@ -23,6 +23,38 @@ from holdfast.tasks.room import BatchSize, Room
 
 Batch = Callable[[list[int]], Mapping[str, Tensor]]
 Ended = Callable[[int, list[int]], bool]
+Pick = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
+"""Logits [B, V] in float32, the rows' owners and how much each has written -> [B] next tokens."""
+
+
+def likeliest(logits: Tensor, owners: Sequence[int], written: Sequence[int]) -> Tensor:
+    """Greedy decoding."""
+    return logits.argmax(-1)
+
+
+class Sampled:
+    """Draws each next token from softmax(logits / temperature), nothing cut off.
+
+    Each row has random numbers of its own, one for each token that it may write, so that what
+    is drawn does not depend on the rows beside it (but for the rounding of their logits).
+
+    Args:
+        rows: how many there are.
+        most: tokens that each may write.
+        temperature: above 0.
+        seed: the same numbers for the same seed.
+    """
+
+    def __init__(self, rows: int, most: int, temperature: float, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.numbers = torch.rand(rows, most, generator=generator, dtype=torch.float64)
+        self.temperature = temperature
+
+    def __call__(self, logits: Tensor, owners: Sequence[int], written: Sequence[int]) -> Tensor:
+        sums = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
+        drawn = self.numbers[list(owners), list(written)].to(logits.device)[:, None]
+        found = torch.searchsorted(sums, drawn * sums[:, -1:], right=True)
+        return found[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 class CannotContinue(Exception):
@@ -87,13 +119,14 @@ class Decoder:
     Args:
         model: with greedy generation settings in force.
         batch: gives the collated, left-padded prompts of some indices.
+        pick: chooses each next token.
     """
 
     _OWN = frozenset({"input_ids", "attention_mask", "position_ids", "past_key_values"})
     _TYPES = frozenset({"token_type_ids", "mm_token_type_ids"})
 
-    def __init__(self, model: nn.Module, batch: Batch) -> None:
-        self.model, self.batch = model, batch
+    def __init__(self, model: nn.Module, batch: Batch, pick: Pick = likeliest) -> None:
+        self.model, self.batch, self.pick = model, batch, pick
         self.inner = unwrapped(model)
         self.told = "position_ids" in forward_names(model)
         self.constants: dict[str, Any] | None = None
@@ -112,9 +145,10 @@ class Decoder:
         """
         inputs = to_model(self.batch(rows), self.model)
         width = inputs["input_ids"].shape[1]
-        out, calls = self._generate(inputs, 1 if self.constants is not None else min(2, most))
-        tokens = out.sequences[:, width:]
-        count = tokens.shape[1]
+        tokens = 1 if self.constants is not None else min(2, most)
+        out, calls = self._generate(inputs, tokens, rows)
+        written = out.sequences[:, width:]
+        count = written.shape[1]
         if len(calls) < count:
             raise CannotContinue("generate does not call the model once per token")
         if count == 2:
@@ -129,10 +163,10 @@ class Decoder:
         if not isinstance(mask, Tensor) or mask.shape != shape:
             raise CannotContinue("the mask has another shape than the prompts")
         positions = self._next_positions(call, len(rows))
-        return Rows(list(rows), tokens.tolist(), tokens[:, -1], cache, mask, positions)
+        return Rows(list(rows), written.tolist(), written[:, -1], cache, mask, positions)
 
     def _generate(
-        self, inputs: Mapping[str, Tensor], tokens: int
+        self, inputs: Mapping[str, Tensor], tokens: int, rows: list[int]
     ) -> tuple[Any, list[dict[str, Any]]]:
         """``generate``'s output, and what it gave the model at each call."""
         calls: list[dict[str, Any]] = []
@@ -142,7 +176,10 @@ class Decoder:
 
         with self.inner.register_forward_pre_hook(seen, with_kwargs=True):
             out = self.model.generate(  # type: ignore[operator]
-                **inputs, max_new_tokens=tokens, return_dict_in_generate=True
+                **inputs,
+                **picking(self.pick, rows, inputs["input_ids"].shape[1]),
+                max_new_tokens=tokens,
+                return_dict_in_generate=True,
             )
         return out, calls
 
@@ -181,9 +218,23 @@ class Decoder:
             attention_mask=rows.mask,
             past_key_values=rows.cache,
         )
-        rows.last = out.logits[:, -1].float().argmax(-1)
+        lengths = [len(tokens) for tokens in rows.written]
+        rows.last = self.pick(out.logits[:, -1].float(), rows.owners, lengths)
         for tokens, token in zip(rows.written, rows.last.tolist(), strict=True):
             tokens.append(token)
+
+
+def picking(pick: Pick, rows: Sequence[int], width: int) -> dict[str, Any]:
+    """What lets a greedy ``generate`` behind ``width`` tokens of prompt choose as ``pick`` does."""
+    if pick is likeliest:
+        return {}
+    from transformers import LogitsProcessorList
+
+    def only(ids: Tensor, scores: Tensor) -> Tensor:
+        chosen = pick(scores.float(), rows, [ids.shape[1] - width] * len(rows))
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+    return {"logits_processor": LogitsProcessorList([only])}
 
 
 def decode(

@@ -14,7 +14,15 @@ from holdfast.data.records import Message, Part, Record
 from holdfast.data.render import Refused
 from holdfast.progress import Advance
 from holdfast.tasks.batches import Prompts, asked, in_batches, to_model
-from holdfast.tasks.decoding import CannotContinue, Decoder, decode
+from holdfast.tasks.decoding import (
+    CannotContinue,
+    Decoder,
+    Ended,
+    Pick,
+    decode,
+    likeliest,
+    picking,
+)
 from holdfast.tasks.room import BatchSize, room_of
 
 _MARK = "HoldfastEnd7f3"
@@ -79,19 +87,63 @@ def write(
         until: texts that end a reply; they and what follows are not part of it.
     """
     tokenizer, stops = encoder.tokenizer, stop_ids(model, encoder)
-    if not lengths:
-        return []
-
-    def batch(rows: list[int]) -> Mapping[str, Tensor]:
-        return collate([prompt(i) for i in rows], pad_id=encoder.pad_id, side="left")
 
     def ended(_: int, ids: list[int]) -> bool:
         return ids[-1] in stops or bool(until and _holds(tokenizer, ids, until))
 
+    written = write_tokens(
+        model,
+        prompt,
+        lengths,
+        max_new_tokens=max_new_tokens,
+        stops=stops,
+        pad=encoder.pad_id,
+        ended=ended,
+        also=lambda width: _until(tokenizer, width, until),
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return [_text(tokenizer, ids, stops, until) for ids in written]
+
+
+def write_tokens(
+    model: nn.Module,
+    prompt: Callable[[int], Mapping[str, Tensor]],
+    lengths: Sequence[int],
+    *,
+    max_new_tokens: int,
+    stops: set[int],
+    pad: int,
+    pick: Pick = likeliest,
+    ended: Ended | None = None,
+    also: Callable[[int], Mapping[str, Any]] = lambda width: {},
+    batch_size: BatchSize = "auto",
+    progress: Advance | None = None,
+) -> list[list[int]]:
+    """The tokens written behind each prompt, up to and with the one that ends it.
+
+    Args:
+        prompt: gives the encoded i-th prompt, without padding.
+        lengths: its length in tokens, for each i.
+        stops: tokens that end a reply.
+        pad: the token that prompts are padded with.
+        pick: chooses each next token; the rows' owners are the indices of the prompts.
+        ended: whether a row is finished; by default, at one of ``stops``.
+        also: further arguments of ``generate`` behind prompts of some width, for a model whose
+            rows cannot be moved.
+    """
+    if not lengths:
+        return []
+
+    def batch(rows: list[int]) -> Mapping[str, Tensor]:
+        return collate([prompt(i) for i in rows], pad_id=pad, side="left")
+
     def whole(rows: list[int]) -> list[list[int]]:
         inputs = to_model(batch(rows), model)
         width = inputs["input_ids"].shape[1]
-        out = model.generate(**inputs, **_until(tokenizer, width, until))  # type: ignore[operator]
+        out = model.generate(  # type: ignore[operator]
+            **inputs, **picking(pick, rows, width), **also(width)
+        )
         written: list[list[int]] = out[:, width:].tolist()
         return written
 
@@ -101,13 +153,13 @@ def write(
         "room": room_of(model, "write", longest),
         "progress": progress,
     }
-    with asked(model), greedy(model, max_new_tokens, stops, encoder.pad_id):
+    at_stop: Ended = ended or (lambda _, ids: ids[-1] in stops)
+    with asked(model), greedy(model, max_new_tokens, stops, pad):
         try:
-            decoder = Decoder(model, batch)
-            written = decode(decoder, lengths, ended, max_new_tokens=max_new_tokens, **how)
+            decoder = Decoder(model, batch, pick)
+            return decode(decoder, lengths, at_stop, max_new_tokens=max_new_tokens, **how)
         except CannotContinue:
-            written = in_batches([n + max_new_tokens for n in lengths], whole, **how)
-    return [_text(tokenizer, ids, stops, until) for ids in written]
+            return in_batches([n + max_new_tokens for n in lengths], whole, **how)
 
 
 def _holds(tokenizer: Any, ids: list[int], until: Sequence[str]) -> bool:
