@@ -1,5 +1,7 @@
 """The bound on the loss, held against simulated truths and closed forms."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,9 @@ def test_how_many_are_needed():
 def test_a_gain_is_a_negative_loss_and_nothing_asked_excludes_nothing():
     found = bound({"t": pairs([1.0] * 50 + [0.0] * 50)})
     assert found.value == -50
+    several = bound({str(i): pairs([-1.0] + [0.0] * (20 + i)) for i in range(3)})
+    assert type(several.high) is float
+    assert json.dumps(several.keeps(100.0)) == "true"
     assert -50 < found.high < -38
     assert bound({"a": pairs([0.0] * 50), "b": pairs([])}).high == 100
     with pytest.raises(UsageError, match="at least one task"):

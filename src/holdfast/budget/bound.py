@@ -82,7 +82,7 @@ def bound(pairs: Mapping[str, Pairs], level: float = LEVEL) -> Bound:
     value = float(np.mean([-p.difference.mean() for p in pairs.values()]))
     together = _high(list(pairs.values()), level)
     alone = [value + (_high([p], level) + p.difference.mean()) / len(pairs) for p in pairs.values()]
-    return Bound(100 * value, 100 * min(1.0, max(together, *alone)), n, level)
+    return Bound(100 * value, 100 * float(min(1.0, max(together, *alone))), n, level)
 
 
 def smallest(sizes: Sequence[int], level: float = LEVEL) -> float:

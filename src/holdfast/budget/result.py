@@ -147,7 +147,7 @@ class Within:
             f"{c.tried.name}: learned {c.learned:+.1f} points and lost {c.lost.value:.2f} on the "
             f"mean over {len(self.keep)} kept tasks, at most {c.lost.high:.2f} with "
             f"{100 * c.lost.level:g}% confidence, inside the budget of {self.budget:g}. Both on "
-            f"{c.lost.n:,} examples that the search did not see."
+            f"examples that the search did not see, {c.lost.n:,} of them of kept tasks."
         )
 
     def _why(self, c: Confirmed) -> str:
