@@ -10,6 +10,7 @@ import ast
 import functools
 import itertools
 import json
+import re
 import sys
 import tomllib
 from collections import defaultdict
@@ -17,10 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import PlanConflict
+from holdfast.measures import MEASURES
 from holdfast.methods import METHODS, method
+from holdfast.ordering import RANKERS
+from holdfast.probes import PROBES
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+SOURCE = DOCS / "reproduced.toml"
+KINDS = {"methods": "", "probes": "probes: ", "orders": "scores: ", "measures": "measures: "}
+"""What Holdfast registers, and what the page calls it."""
 NEEDED: dict[str, dict[str, object]] = {
     "last-n": {"n": 2},
     "first-n": {"n": 2},
@@ -88,61 +95,106 @@ def _said(refused: dict[str, list[str]]) -> str:
 def reproduced() -> str:
     """The page of what was reproduced of each paper.
 
-    Raises ValueError for a paper that no method names, a method whose paper is not listed, a
-    test that does not exist, or a figure that is not in its file.
+    Raises ValueError for a method, probe, scorer of examples or measure that no paper names, one
+    whose paper is another, a paper that no test and no run shows, a test that does not exist, or
+    a figure that is not in its file.
     """
-    told = tomllib.loads((DOCS / "reproduced.toml").read_text(encoding="utf-8"))
-    listed = told["paper"]
-    entries = {entry.name: entry for entry in METHODS}
-    named = {name for paper in listed for name in paper.get("methods", ())}
-    if missing := sorted(entries.keys() - named):
-        raise ValueError(f"docs/reproduced.toml says nothing of: {', '.join(missing)}")
-    if unknown := sorted(named - entries.keys()):
-        raise ValueError(f"docs/reproduced.toml names methods that do not exist: {unknown}")
+    told = tomllib.loads(SOURCE.read_text(encoding="utf-8"))
+    listed, own = told["paper"], told["own"]
+    for kind, papers in _registered().items():
+        _covered(kind, papers, listed, own)
+    count = sum(len(paper["checks"]) for paper in listed if "checks" in paper)
     lines = [
         "# What we reproduced",
         told["about"].strip(),
-        f"{len(listed)} papers. Every test that is named here exists and runs in the suite; every "
-        "figure is read from the file of results that is named beside it when this page is made.",
+        f"{len(listed)} papers and libraries, {count} checks. Every test that is named here "
+        "exists in the suite; every figure is read from the file of results that is named beside "
+        "it when this page is made. The page is not written while something that Holdfast "
+        "registers is missing.",
     ]
+    part = ""
     for paper in listed:
+        if paper["part"] != part:
+            part = paper["part"]
+            lines.append(f"## {part}")
         lines.append(_paper(paper))
+    lines.append("## Without a paper")
+    names = [name for kind in KINDS for name in own.get(kind, ())]
+    lines.append(", ".join(f"`{name}`" for name in names) + f": {own['why'].strip()}")
     return "\n\n".join(lines) + "\n"
 
 
+def _registered() -> dict[str, dict[str, str]]:
+    """All that Holdfast registers, by kind, with the papers that it names."""
+    return {
+        "methods": {entry.name: entry.paper for entry in METHODS},
+        "probes": {entry.name: entry.paper for entry in PROBES},
+        "orders": {entry.name: entry.paper for entry in RANKERS},
+        "measures": {name: measure.convention for name, measure in MEASURES.items()},
+    }
+
+
+def _covered(
+    kind: str, papers: dict[str, str], listed: list[dict[str, Any]], own: dict[str, Any]
+) -> None:
+    sources: dict[str, str] = {name: "" for name in own.get(kind, ())}
+    for paper in listed:
+        for name in paper.get(kind, ()):
+            sources[name] = sources.get(name, "") + paper["source"]
+    if missing := sorted(papers.keys() - sources.keys()):
+        raise ValueError(f"docs/reproduced.toml says nothing of these {kind}: {', '.join(missing)}")
+    if unknown := sorted(sources.keys() - papers.keys()):
+        raise ValueError(f"docs/reproduced.toml names {kind} that do not exist: {unknown}")
+    for name, told in papers.items():
+        for number in re.findall(r"\d{4}\.\d{5}", told):
+            if number not in sources[name]:
+                raise ValueError(f"no paper that names {name} is arXiv {number}, as it says itself")
+
+
 def _paper(paper: dict[str, Any]) -> str:
-    parts = [f"## {paper['title']}", paper["source"]]
-    if paper.get("methods"):
-        parts.append("Here: " + ", ".join(f"`{name}`" for name in paper["methods"]) + ".")
-    if paper.get("claim"):
-        parts.append(f"**It claims.** {paper['claim'].strip()}")
+    if not (paper.get("checks") or paper.get("figures")):
+        raise ValueError(f"neither a test nor a run shows anything of: {paper['title']}")
+    parts = [f"### {paper['title']}", paper["source"] + "."]
+    here = [f"{label}{_named(paper[kind])}" for kind, label in KINDS.items() if kind in paper]
+    if here:
+        parts[-1] += " Here: " + "; ".join(here) + "."
+    parts.append(f"**It claims.** {paper['claim'].strip()}")
     if paper.get("checks"):
-        parts.append(
-            "**Checked.**\n\n"
-            + "\n".join(
-                f"- {c['what']} ({c['how']}): `{_test(c['test'])}`" for c in paper["checks"]
-            )
-        )
+        rows = [f"- {c['what']} ({c['how']}): {_test(c['test'])}" for c in paper["checks"]]
+        parts.append("**Checked.**\n\n" + "\n".join(rows))
     for figure in paper.get("figures", ()):
-        parts.append(f"**Seen.** {figure['said'].format(**_figures(figure))} ({figure['file']})")
+        parts.append(f"**Seen.** {figure['said'].format(**_figures(figure))} ({_link(figure)})")
     parts.append(f"**Did not hold, or was not tried.** {paper['open'].strip()}")
     return "\n\n".join(parts)
 
 
+def _named(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def _test(place: str) -> str:
     file, _, name = place.partition("::")
-    if name not in _functions(file):
+    found = _tests(file)
+    if name not in found:
         raise ValueError(f"docs/reproduced.toml names a test that does not exist: {place}")
-    return place
+    return f"`{place}`" + (f", {found[name]}" if found[name] else "")
 
 
 @functools.cache
-def _functions(file: str) -> frozenset[str]:
+def _tests(file: str) -> dict[str, str]:
+    """The tests of a file, and when they do not run in every run of the suite."""
     path = ROOT / file
     if not path.is_file():
-        return frozenset()
+        return {}
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return frozenset(n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            slow = any("mark.slow" in ast.unparse(mark) for mark in node.decorator_list)
+            wants = re.findall(r"importorskip\('([^'.]+)", ast.unparse(node))
+            said = ["in the slow suite"] * slow + [f"where {name} is installed" for name in wants]
+            found[node.name] = ", ".join(said)
+    return found
 
 
 def _figures(figure: dict[str, Any]) -> dict[str, str]:
@@ -151,11 +203,21 @@ def _figures(figure: dict[str, Any]) -> dict[str, str]:
     settings = {(s["recipe"], s["lr"]): s for s in result.get("settings", result.get("rows", []))}
     found = {}
     for name, (recipe, rate, measure) in figure["numbers"].items():
+        if (recipe, rate) not in settings or measure not in settings[recipe, rate]:
+            raise ValueError(f"{figure['file']} has no {measure} of {recipe} at {rate}")
         estimate = settings[recipe, rate][measure]
         found[name] = f"{estimate['value']:+.1f}"
         if estimate.get("low") is not None:
-            found[name] += f" [{estimate['low']:.1f}, {estimate['high']:.1f}]"
+            found[name] += f" \\[{estimate['low']:.1f}, {estimate['high']:.1f}\\]"
     return found
+
+
+def _link(figure: dict[str, Any]) -> str:
+    """To the page beside the figures, as seen from docs/reproduced.md."""
+    page = (ROOT / figure["file"]).with_suffix(".md")
+    if not page.is_file():
+        return f"`{figure['file']}`"
+    return f"[{page.parent.name}]({page.relative_to(DOCS).as_posix()})"
 
 
 PAGES = {"methods/pairs.md": pairs, "reproduced.md": reproduced}
