@@ -69,6 +69,31 @@ def test_a_copy_of_the_target_scores_high_and_a_mislabelled_one_low(tmp_path):
     assert scores[9] < 0.1 * scores[8], "perplexity, norms or EL2N would tell them hardly apart"
 
 
+def test_agreement_is_spearmans_and_perplexity_is_not_lqs(tmp_path):
+    from scipy import stats
+
+    from holdfast.ordering import agreement
+    from holdfast.ordering.el2n import el2n
+    from holdfast.ordering.perplexity import ppl
+
+    rows = examples(24)
+    asked = work(model("llama"), rows, tmp_path, target=examples(2, seed=9), batch_size=8)
+    scores = {"lqs": lqs(asked, steps=3, rate=0.1, batch=8, interval=1)}
+    for name, score in (("ppl", ppl), ("el2n", el2n)):
+        scores[name] = score(work(model("llama"), rows, tmp_path / name, batch_size=8))
+    found = agreement({**scores, "same": [2 * s for s in scores["lqs"]]}, resamples=200)
+    for name in ("ppl", "el2n"):
+        want = stats.spearmanr(scores[name], scores["lqs"])[0]
+        assert found[name].value == pytest.approx(want)
+        assert found[name].low <= want <= found[name].high < 0.95  # LQS is not another's name
+    assert found["same"].value == pytest.approx(1)
+    tied = agreement({"lqs": [1, 2, 2, 3], "x": [1, 1, 2, 3], "flat": [5, 5, 5, 5]}, resamples=20)
+    assert tied["x"].value == pytest.approx(stats.spearmanr([1, 1, 2, 3], [1, 2, 2, 3])[0])
+    assert tied["flat"].value != tied["flat"].value
+    with pytest.raises(UsageError, match="same pool"):
+        agreement({"lqs": [1, 2], "ppl": [1]})
+
+
 def test_a_killed_scoring_goes_on_with_the_same_numbers(tmp_path, monkeypatch):
     rows, target = examples(6), examples(2, seed=5)
     settings = {"steps": 5, "rate": 0.1, "batch": 3, "interval": 2}

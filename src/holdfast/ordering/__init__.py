@@ -14,11 +14,13 @@ from holdfast.data.orders import Order, arrange, fold, read_order, selected, zig
 if TYPE_CHECKING:
     from holdfast.ordering._registry import RANKERS, Work, scorer
     from holdfast.ordering.prepare import Ordered, order
+    from holdfast.ordering.rank_correlation import agreement
 
 _LAZY = {
     "RANKERS": "holdfast.ordering._registry",
     "Work": "holdfast.ordering._registry",
     "scorer": "holdfast.ordering._registry",
+    "agreement": "holdfast.ordering.rank_correlation",
     "Ordered": "holdfast.ordering.prepare",
     "order": "holdfast.ordering.prepare",
 }
@@ -28,6 +30,7 @@ __all__ = [
     "Order",
     "Ordered",
     "Work",
+    "agreement",
     "arrange",
     "fold",
     "order",
