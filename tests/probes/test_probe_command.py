@@ -47,6 +47,9 @@ def test_the_table_and_the_page(folders: Path, tmp_path: Path, capsys: Any):
     assert "forced.max_probability" in shown
     assert "\x1b[31m" not in shown
     assert "| forward_kl | pair |" in (out / "drift.md").read_text()
+    written = (out / "drift.html").read_text(encoding="utf-8")
+    assert "forward_kl" in written
+    assert "numbers moved by more than chance explains" in written
 
 
 def test_weights_need_no_prompts(folders: Path, capsys: Any):

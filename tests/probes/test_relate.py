@@ -159,6 +159,9 @@ def test_over_the_runs_of_a_sweep(tmp_path: Path, capsys: Any):
     assert "Which probe goes with forgetting" in capsys.readouterr().out
     assert "| divergence forward_kl" in (out / "drift.md").read_text()
     assert (out / "drift.json").exists()
+    written = (out / "drift.html").read_text(encoding="utf-8")
+    assert "goes with forgetting most closely: Spearman" in written
+    assert written.count('<svg class="plot bare"') > 3
 
 
 def _kl(results: list[ProbeResult]) -> float:

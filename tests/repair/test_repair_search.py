@@ -54,6 +54,10 @@ def test_what_was_saved_is_what_was_chosen(found, world):
     assert len(kept["candidates"]) == len(found.frame())
     page = (folder / "out" / "repair.md").read_text()
     assert "did not see" in page
+    html = (folder / "out" / "repair.html").read_text(encoding="utf-8")
+    assert found.chosen.name in html
+    assert "holdfast repair" in html
+    assert "What nothing beats" in html
     assert (folder / "out" / "front.png").exists()
 
 

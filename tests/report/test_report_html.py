@@ -15,7 +15,7 @@ from holdfast.changes.compare import keep
 from holdfast.changes.kept import read_comparison
 from holdfast.errors import RunError, UsageError
 from holdfast.measures.interval import Estimate
-from holdfast.report import svg
+from holdfast.report import plots, svg
 from holdfast.report.blocks import Document, Facts, Heat, Prose, Section
 from holdfast.report.compare_page import compare_document, write_compare_report
 from holdfast.report.examples import MOST, SIDE, gallery
@@ -209,6 +209,8 @@ def test_a_kept_comparison_is_read_back(tmp_path):
     assert render(compare_document(again)) == render(compare_document(found))
     page = write_compare_report(tmp_path, found)
     assert report([tmp_path]) == page
+    for picture_file in ("changes.png", "changes.svg"):
+        assert (tmp_path / picture_file).exists() == plots.available()
     assert (tmp_path / "report.md").read_text().startswith("# base and tuned")
     kept = json.loads((tmp_path / "compare.json").read_text())
     del kept["tasks"][0]["lost"]

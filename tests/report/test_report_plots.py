@@ -62,6 +62,13 @@ PICTURES = {
     "figure_one": lambda: plots.figure_one(ROWS),
     "plane": lambda: plots.plane(over_seeds(points())),
     "plane_of_one_run": lambda: plots.plane(over_seeds(points()[:1])),
+    "changes": lambda: plots.changes(
+        [
+            ("the colour of an object", Estimate(-70.0, -82.0, -55.0, 40)),
+            ("b $x_{", Estimate(2.5, -1.0, 6.0, 40)),
+            ("not asked", Estimate(NAN)),
+        ]
+    ),
     "heat_map": lambda: plots.heat_map(matrix()),
     "heat_map_of_a_base": lambda: plots.heat_map(matrix(0)),
 }

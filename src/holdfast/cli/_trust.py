@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 import typer
@@ -18,3 +19,10 @@ AllowOutside = Annotated[
     bool,
     typer.Option("--allow-outside", help="Follow image paths and links out of the data's folder."),
 ]
+
+
+def trust_of(code: bool, pickle: bool, outside: bool) -> AbstractContextManager[None]:
+    """Within, what the three options allow is allowed."""
+    from holdfast.trust import Trust, trusting
+
+    return trusting(Trust(remote_code=code, pickle=pickle, outside=outside))

@@ -7,26 +7,25 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._console import TerminalProgress, output, people, print_json
-from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle
-from holdfast.errors import UsageError
-from holdfast.progress import Progress
+from holdfast.cli._console import output, people, print_json
+from holdfast.cli._options import (
+    After,
+    AsJson,
+    BatchSize,
+    Before,
+    Limit,
+    Quiet,
+    Tasks,
+    bars,
+    points,
+)
+from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle, trust_of
 
 
 def command(
-    base: Annotated[
-        str, typer.Argument(help="The model before: a lab name, a folder, a hub id, or a run.")
-    ],
-    tuned: Annotated[str, typer.Argument(help="The model after, from us or from anywhere.")],
-    tasks: Annotated[
-        list[str],
-        typer.Option(
-            "--tasks",
-            "-t",
-            help="Tasks or suites: lab:held-out, a .jsonl file, lm_eval:NAME. Repeatable.",
-            show_default=False,
-        ),
-    ],
+    base: Before,
+    tuned: After,
+    tasks: Tasks,
     max_forgetting: Annotated[
         str | None,
         typer.Option(
@@ -54,20 +53,14 @@ def command(
             help="Ask the base a second time in other batches, for what flips by itself.",
         ),
     ] = True,
-    limit: Annotated[
-        int | None, typer.Option(help="At most so many examples of each task.", min=1)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples at once; by default what fits.", min=1)
-    ] = None,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Keep the report and every answer in this folder."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on standard output.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     allow_code: AllowCode = False,
     allow_pickle: AllowPickle = False,
     allow_outside: AllowOutside = False,
@@ -86,23 +79,21 @@ def command(
     from holdfast.changes.compare import compare
     from holdfast.changes.verdict import GATE_CODES
     from holdfast.report.compare import compare_tables
-    from holdfast.trust import Trust, trusting
 
-    limit_points = _points(max_forgetting) if max_forgetting is not None else None
-    trust = Trust(remote_code=allow_code, pickle=allow_pickle, outside=allow_outside)
-    with trusting(trust):
+    most = points(max_forgetting, "--max-forgetting") if max_forgetting is not None else None
+    with trust_of(allow_code, allow_pickle, allow_outside):
         found = compare(
             base,
             tuned,
             tasks,
             limit=limit,
-            max_forgetting=limit_points,
+            max_forgetting=most,
             margin=margin,
             noise=noise,
             diagnose=diagnose,
             batch_size=batch_size or "auto",
             out=out,
-            progress=Progress() if quiet or as_json else TerminalProgress(),
+            progress=bars(hidden=quiet or as_json),
         )
     if as_json:
         print_json(found.to_json())
@@ -116,14 +107,3 @@ def command(
         people.print(f"written: {out}", markup=False)
     if found.gated is not None:
         raise typer.Exit(GATE_CODES[found.gated.gate])
-
-
-def _points(text: str) -> float:
-    """'1%' or '1' as points."""
-    try:
-        value = float(text.strip().removesuffix("%"))
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise UsageError(f"--max-forgetting {text}: give points between 0 and 100, such as 1%.")
-    return value

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli._console import people
+from holdfast.cli._trust import AllowCode, AllowPickle, trust_of
 
 
 def command(
@@ -16,6 +17,8 @@ def command(
     peft: Annotated[
         bool, typer.Option("--peft", help="Only the adapter, in PEFT's format.")
     ] = False,
+    allow_code: AllowCode = False,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Write a tuned model as a full Hugging Face folder, or its adapter in PEFT's format.
 
@@ -24,7 +27,8 @@ def command(
     """
     from holdfast.models import export
 
-    export(model, out, form="peft" if peft else "huggingface")
+    with trust_of(allow_code, allow_pickle, outside=False):
+        export(model, out, form="peft" if peft else "huggingface")
     if (Path(model) / "finished.json").exists():
         from holdfast.report.card import write_card
         from holdfast.runs import Run

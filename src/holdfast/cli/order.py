@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli._console import TerminalProgress, output, people, print_json
-from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle
+from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle, trust_of
 from holdfast.errors import UsageError
 from holdfast.progress import Progress
 
@@ -82,12 +82,10 @@ def command(
     """
     from holdfast.ordering.prepare import order as go
     from holdfast.runs.files import read_json
-    from holdfast.trust import Trust, trusting
 
     if keep not in (None, "high", "low"):
         raise UsageError(f"--keep {keep!r}: give high or low.")
-    trust = Trust(remote_code=allow_code, pickle=allow_pickle, outside=allow_outside)
-    with trusting(trust):
+    with trust_of(allow_code, allow_pickle, allow_outside):
         found = go(
             data,
             model=model,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli._console import TerminalProgress, output, print_json
+from holdfast.cli._console import output, print_json
+from holdfast.cli._options import AsJson, BatchSize, Quiet, bars
+from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle, trust_of
 from holdfast.errors import UsageError
 from holdfast.progress import Progress
 
@@ -62,9 +64,7 @@ def command(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Of a reply that is written.", min=1)] = 32,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples at once; by default what fits.", min=1)
-    ] = None,
+    batch_size: BatchSize = None,
     over: Annotated[
         list[Path] | None,
         typer.Option(
@@ -75,15 +75,16 @@ def command(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write drift.md and drift.json here.")
+        Path | None, typer.Option("--out", "-o", help="Write drift.html, .md and .json here.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Every row as JSON on standard output.")
-    ] = False,
+    as_json: AsJson = False,
     every_row: Annotated[
         bool, typer.Option("--all", help="Show every block, not the one that moved most.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars.")] = False,
+    quiet: Quiet = False,
+    allow_code: AllowCode = False,
+    allow_pickle: AllowPickle = False,
+    allow_outside: AllowOutside = False,
 ) -> None:
     """Measure how a model's outputs and weights moved, whatever its scores say.
 
@@ -95,18 +96,19 @@ def command(
     """
     settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size or "auto",
                 "classes": tuple(classes or ("numbers",))}  # fmt: skip
-    probes = _probes(names, settings, taught)
-    prompts = {name: _records(name, limit) for name in data or ()}
-    if not prompts and not all(p.weights for p in probes):
-        raise UsageError(
-            "name the prompts to read with --data, such as lab:captions, or a .jsonl file; only "
-            "--probe weights needs none."
-        )
-    progress = Progress() if quiet or as_json else TerminalProgress()
-    if over:
-        found = _over(over, probes, prompts, progress)
-    else:
-        found = _pair(models or [], probes, prompts)
+    progress = bars(hidden=quiet or as_json)
+    with trust_of(allow_code, allow_pickle, allow_outside):
+        probes = _probes(names, settings, taught)
+        prompts = {name: _records(name, limit) for name in data or ()}
+        if not prompts and not all(p.weights for p in probes):
+            raise UsageError(
+                "name the prompts to read with --data, such as lab:captions, or a .jsonl file; "
+                "only --probe weights needs none."
+            )
+        if over:
+            found = _over(over, probes, prompts, progress)
+        else:
+            found = _pair(models or [], probes, prompts)
     if out is not None:
         _write(out, found)
     if as_json:
@@ -145,6 +147,7 @@ def _pair(
     prompts: dict[str, list[Record]],
 ) -> dict[str, Any]:
     from holdfast.models.loading import load_all
+    from holdfast.report.drift_page import drift_document
 
     if len(models) != 2:
         raise UsageError(
@@ -159,8 +162,13 @@ def _pair(
             for name, records in prompts.items() if not p.weights else ():
                 found = p(one.model, two.model, one.processor, records, **s)
                 results.append(found.named(name))
-    json = {"base": base, "tuned": tuned, "results": [r.to_json() for r in results]}
-    return {"results": results, "json": json, "page": _markdown(base, tuned, results)}
+    rows = [r.to_json() for r in results]
+    return {
+        "results": results,
+        "json": {"base": base, "tuned": tuned, "results": rows},
+        "page": _markdown(base, tuned, results),
+        "document": drift_document(base, tuned, rows),
+    }
 
 
 def _over(
@@ -172,6 +180,7 @@ def _over(
     from holdfast.probes import relate
     from holdfast.probes._over_runs import measured, probe_runs, runs_in
     from holdfast.probes._relate import page
+    from holdfast.report.drift_page import relation_document
 
     runs = runs_in(folders)
     forgetting = measured(runs)
@@ -182,13 +191,20 @@ def _over(
         "related": [r.to_json() for r in related],
         "results": {run: [r.to_json() for r in many] for run, many in results.items()},
     }
-    return {"results": [], "json": json, "page": page(related, forgetting)}
+    return {
+        "results": [],
+        "json": json,
+        "page": page(related, forgetting),
+        "document": relation_document(related, forgetting),
+    }
 
 
 def _write(folder: Path, found: dict[str, Any]) -> None:
+    from holdfast.report.html import write_html
     from holdfast.runs.files import write_json, write_text
 
     write_text(folder / "drift.md", found["page"])
+    write_html(folder / "drift.html", found["document"])
     write_json(folder / "drift.json", found["json"])
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli._console import TerminalProgress, output, people, print_json
-from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle
+from holdfast.cli._console import output, people, print_json
+from holdfast.cli._options import After, AsJson, BatchSize, Before, Quiet, bars, points
+from holdfast.cli._trust import AllowCode, AllowOutside, AllowPickle, trust_of
 from holdfast.errors import UsageError
 from holdfast.progress import Progress
 
@@ -17,10 +18,8 @@ NOTHING = 10
 
 
 def command(
-    base: Annotated[
-        str, typer.Argument(help="The model before: a lab name, a folder, a hub id, or a run.")
-    ],
-    tuned: Annotated[str, typer.Argument(help="The model after, from us or from anywhere.")],
+    base: Before,
+    tuned: After,
     learned: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,17 +64,13 @@ def command(
         bool, typer.Option("--full", help="Write a whole model folder, not only what differs.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the halves, the draws and the fits.")] = 0,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples at once; by default what fits.", min=1)
-    ] = None,
+    batch_size: BatchSize = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The model, every candidate and the report."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on standard output.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     allow_code: AllowCode = False,
     allow_pickle: AllowPickle = False,
     allow_outside: AllowOutside = False,
@@ -91,11 +86,9 @@ def command(
 
       holdfast repair BASE TUNED --at 0.5 --full --out half
     """
-    from holdfast.trust import Trust, trusting
 
-    progress = Progress() if quiet or as_json else TerminalProgress()
-    trust = Trust(remote_code=allow_code, pickle=allow_pickle, outside=allow_outside)
-    with trusting(trust):
+    progress = bars(hidden=quiet or as_json)
+    with trust_of(allow_code, allow_pickle, allow_outside):
         if at is not None:
             _write(base, tuned, at, out, full=full, asked=bool(learned or tasks), progress=progress)
             return
@@ -106,7 +99,7 @@ def command(
             tuned,
             learned or [],
             tasks or [],
-            budget=_points(budget),
+            budget=points(budget, "--budget"),
             method=method or "all",
             examples=examples,
             evaluations=evaluations,
@@ -148,14 +141,3 @@ def _write(
         raise UsageError("--at asks nothing: leave out --learned and --tasks, or leave out --at.")
     interpolate(base, tuned, out, blend=share, full=full, progress=progress)
     people.print(f"written: {out}", markup=False)
-
-
-def _points(text: str) -> float:
-    """'1%' or '1' as points."""
-    try:
-        value = float(text.strip().removesuffix("%"))
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise UsageError(f"--budget {text}: give points between 0 and 100, such as 1%.")
-    return value

@@ -77,12 +77,13 @@ def drift_tables(folder: Path) -> list[Grid]:
         results = read_json(file)["results"] if file.exists() else []
         if isinstance(results, Mapping):  # of a sweep
             return []
-        return [grid for result in results if (grid := _drift_table(result)).rows]
+        return [grid for result in results if (grid := drift_table(result)).rows]
     except (RunError, LookupError, TypeError, ValueError, AttributeError):
         return []
 
 
-def _drift_table(result: Mapping[str, Any]) -> Grid:
+def drift_table(result: Mapping[str, Any]) -> Grid:
+    """What compares the two models in a probe's result; of many blocks the largest value."""
     most: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for row in result["rows"]:
         if row["side"] not in ("change", "pair") or row["value"] is None:

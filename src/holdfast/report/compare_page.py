@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.report import plots
 from holdfast.report.blocks import (
     Block,
     Command,
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
 
 def write_compare_report(folder: Path, found: Comparison, tasks: Iterable[Task] = ()) -> Path:
-    """Write ``report.html`` and ``report.md`` beside ``compare.json``; returns the former's path.
+    """Write ``report.html`` and ``report.md`` beside ``compare.json``, and, where matplotlib is
+    installed, the changes as ``changes.png`` and ``.svg``; returns the first's path.
 
     Args:
         tasks: what was asked, so that lost and gained examples show their questions and images.
@@ -46,7 +48,13 @@ def write_compare_report(folder: Path, found: Comparison, tasks: Iterable[Task] 
         RunError: the folder cannot be written.
     """
     asked = {t.name: {e.id: e for e in t.examples} for t in tasks}
-    write_text(folder / "report.md", compare_markdown(found))
+    text = compare_markdown(found)
+    known = [j for j in found.tasks if not math.isnan(j.change.value)]
+    if known and plots.available():
+        figure = plots.changes([(j.task, j.change) for j in known], _title(found))
+        plots.save(figure, folder, "changes")
+        text += "\n\n![The change of each task](changes.png)\n"
+    write_text(folder / "report.md", text)
     return write_html(folder / "report.html", compare_document(found, asked))
 
 

@@ -66,19 +66,25 @@ def learned_and_lost(rows: Sequence[RecipeRow], title: str = "What each recipe t
         for i, r in enumerate(rows):
             _bar(axes, i - 0.19, r.learned, LEARNED, "")
             _bar(axes, i + 0.19, r.forgetting, LOST, HATCH)
-        ends = [v for r in rows for e in (r.learned, r.forgetting) for v in _ends(e)]
-        width = max(*ends, 0) - min(*ends, 0) or 1.0
-        low = min(*ends, 0)
-        axes.set_xlim(low - 0.12 * width if low < 0 else 0, max(*ends, 0) + 0.12 * width)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_yticks(range(len(rows)), names)
-        axes.tick_params(axis="y", length=0)
-        axes.axvline(0, color=INK, linewidth=1)
-        axes.grid(axis="x")
+        _lines(axes, names, [e for r in rows for e in (r.learned, r.forgetting)])
         axes.set_xlabel("change since the base model, in percentage points")
-        axes.spines["left"].set_visible(False)
         figure.suptitle(safe_text(title), x=0.01, ha="left", fontsize=13)
         axes.legend(handles=_key(), loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9)
+    return figure
+
+
+def changes(named: Sequence[tuple[str, Estimate]], title: str = "What changed") -> Figure:
+    """One bar for each task with its interval; losses are hatched."""
+    known = [(name, e) for name, e in named if not math.isnan(e.value)]
+    _some(known, "task that was asked")
+    with _canvas(8.0, 1.4 + 0.46 * len(known)) as (figure, axes):
+        for i, (_, e) in enumerate(known):
+            _bar(axes, i, e, *((LOST, HATCH) if e.value < 0 else (LEARNED, "")))
+        _lines(axes, [_short(name) for name, _ in known], [e for _, e in known])
+        axes.set_xlabel(
+            f"change in percentage points, with {100 * known[0][1].level:.0f}% intervals"
+        )
+        figure.suptitle(safe_text(title), x=0.01, ha="left", fontsize=13)
     return figure
 
 
@@ -194,6 +200,20 @@ def _style() -> Iterator[Any]:
 def _canvas(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
     with _style() as pyplot:
         yield pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
+
+
+def _lines(axes: Axes, names: Sequence[str], estimates: Sequence[Estimate]) -> None:
+    """An axis with a name at each line, around 0 and everything that is drawn."""
+    ends = [v for e in estimates for v in _ends(e)]
+    low, high = min(*ends, 0), max(*ends, 0)
+    width = high - low or 1.0
+    axes.set_xlim(low - 0.12 * width if low < 0 else 0, high + 0.12 * width)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
 
 
 def _bar(axes: Axes, y: float, e: Estimate, colour: str, hatch: str) -> None:

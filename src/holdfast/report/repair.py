@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import MissingExtra
 from holdfast.report import plots
+from holdfast.report.html import write_html
+from holdfast.report.repair_page import repair_document
 from holdfast.report.tables import Grid
 from holdfast.report.text import paragraph
 from holdfast.runs.files import write_text
@@ -74,7 +76,8 @@ def unseen_table(found: Repair) -> Grid:
 
 
 def write_repair_report(found: Repair, folder: Path) -> Path:
-    """Write ``repair.md`` and, where matplotlib is installed, ``front.png`` and ``front.svg``."""
+    """Write ``repair.html``, ``repair.md`` and, where matplotlib is installed, ``front.png`` and
+    ``front.svg``; returns the second's path."""
     blocks = ["# Repair", paragraph(found.verdict)]
     try:
         plots.save(front_figure(found), folder, PICTURE)
@@ -84,6 +87,7 @@ def write_repair_report(found: Repair, folder: Path) -> Path:
     for grid in (*repair_tables(found, None), candidates_table(found)):
         blocks.append(f"## {paragraph(grid.title)}\n\n{grid.markdown()}")
     write_text(folder / PAGE, "\n\n".join(blocks) + "\n")
+    write_html(folder / "repair.html", repair_document(found))
     return folder / PAGE
 
 
