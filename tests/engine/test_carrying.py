@@ -189,6 +189,27 @@ def test_mir_replays_what_the_step_would_harm(tmp_path):
     assert not torch.cat(still.feed.rises(step)).any()
 
 
+def test_mir_replays_a_class_that_conflicts_more_than_its_share(tmp_path):
+    """Four of twelve remembered examples have the prompts of the new ones, and other answers."""
+    new = examples(4)
+    old = [{k: v.clone() for k, v in row.items()} for row in new] + examples(8, seed=5)
+    for row in old[:4]:
+        answered = row["labels"] != -100
+        row["labels"][answered] = (row["labels"][answered] + 30) % 62 + 1
+    model = llama().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(40):  # it knows what it remembers
+        optimizer.zero_grad()
+        token_mean(model, [tagged(old)]).backward()
+        optimizer.step()
+    made = plan(["gate-up", "mir:candidates=12,share=1.0"])
+    _, step = looking(made, model.eval(), [tagged(new), tagged(old, MEMORY)], tmp_path)
+    made.feed.look_ahead(step)
+    chosen = step.batches[1]["example"].tolist()
+    assert len(chosen) == 4
+    assert sum(i < 4 for i in chosen) >= 3  # by chance 1.3 of them
+
+
 def test_dark_replay_is_a_loop_by_hand(tmp_path):
     """Stored logits, and each term's mean over its own positions of the step."""
     _, now = two_stages(["mlp", "der"], tmp_path, steps=1)
