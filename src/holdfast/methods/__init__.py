@@ -23,6 +23,7 @@ from holdfast.methods.delt import delt
 from holdfast.methods.der import der
 from holdfast.methods.dmt import dmt
 from holdfast.methods.er import er, gss, mir
+from holdfast.methods.expert_gates import expert_gates
 from holdfast.methods.fpf import fpf, k_fpf
 from holdfast.methods.gem import a_gem, gem
 from holdfast.methods.gere import gere
@@ -88,6 +89,7 @@ __all__ = [
     "eaft",
     "er",
     "ewc",
+    "expert_gates",
     "first_n",
     "fpf",
     "full",

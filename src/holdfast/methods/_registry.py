@@ -45,6 +45,7 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.hft",
     "holdfast.methods.mora",
     "holdfast.methods.l2m",
+    "holdfast.methods.expert_gates",
     "holdfast.methods.selfless",
     "holdfast.methods.fpf",
     "holdfast.methods.sparcl",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import ModelError, nearest
-from holdfast.pieces import experts, lora, modulation, mora
+from holdfast.pieces import expert_gates, experts, lora, modulation, mora
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +20,7 @@ KINDS: dict[str, Rebuild] = {
     "lora": lora.rebuild,
     "mora": mora.rebuild,
     "l2m": modulation.rebuild,
+    "expert-gates": expert_gates.rebuild,
 }
 """How each kind of structure (see :meth:`holdfast.plan.Adapter.structure`) is built."""
 
