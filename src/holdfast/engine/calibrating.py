@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def calibrate(
     if not isinstance(adapter, Calibrated):
         return
     size = sources.sizes[adapter.source]
-    chosen = range(size)
+    chosen: Sequence[int] = range(size)
     if size > adapter.examples:
         chosen = sorted(random.Random(seed).sample(chosen, adapter.examples))
     device = next(model.parameters()).device
@@ -51,7 +51,7 @@ class _One:
 
     sources: Sources
     source: str
-    chosen: Any
+    chosen: Sequence[int]
     collate: Callable[[list[Any]], Any]
     device: torch.device
 

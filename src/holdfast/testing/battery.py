@@ -122,8 +122,9 @@ def _trainer(made: Plan, tiny: Tiny, folder: str) -> Any:
     )
     tags = _tags(made)
     rows = [row | {k: v[i] for k, v in tags.items()} for i, row in enumerate(tiny.rows())]
-    if isinstance(made.adapt, Calibrated):
-        made.adapt.calibrate([tiny.batch])
+    adapter: Any = made.adapt
+    if isinstance(adapter, Calibrated):
+        adapter.calibrate([tiny.batch])
     trainer = with_plan(Trainer, made)(model=tiny.model, args=arguments, train_dataset=rows)
     trainer.pop_callback(PrinterCallback)
     return trainer

@@ -144,6 +144,7 @@ def _same_vocabulary(base: str, folder: Path, model: str, other: Path) -> None:
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
-    processor = load_processor(folder)
-    found: dict[str, int] = getattr(processor, "tokenizer", processor).get_vocab()
+    processor: Any = load_processor(folder)
+    tokenizer: Any = getattr(processor, "tokenizer", processor)
+    found: dict[str, int] = tokenizer.get_vocab()
     return found
