@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.config import RunConfig
-from holdfast.engine.calibrating import calibration
 from holdfast.data import DataSet
 from holdfast.data.random_words import RANDOM_WORDS, random_words
+from holdfast.engine.calibrating import calibration
 from holdfast.plan import Plan
 
 GENERAL = "general"
