@@ -62,8 +62,8 @@ class LivePolicy:
     def stops(self) -> set[int]:
         if self.encoder is not None:
             return stop_ids(self.model, self.encoder)
-        end = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        return set(end) if isinstance(end, list) else {end} - {None}
+        end: Any = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        return {int(t) for t in (end if isinstance(end, list) else [end]) if t is not None}
 
     @cached_property
     def pad(self) -> int:
@@ -76,7 +76,7 @@ class LivePolicy:
         """Tokens that stand for images, which no answer can hold."""
         names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
         known = {getattr(self.model.config, name, None) for name in names}
-        return sorted(known - {None})
+        return sorted(int(mark) for mark in known if mark is not None)
 
     # Rows
 
