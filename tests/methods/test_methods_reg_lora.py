@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from holdfast.config import Train
 from holdfast.engine import carrying
 from holdfast.engine.stage import train_stage
-from holdfast.methods import reg_lora
+from holdfast.methods import lora, reg_lora
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 from engine_tools import collate, examples, llama, values
@@ -60,3 +60,11 @@ def test_protecting_everything_leaves_nothing_to_learn(tmp_path):
         moved[name] = sum(float((after[n] - before[n]).abs().sum()) for n in before)
         assert losses[-1]["loss/reg-lora"] > 0
     assert moved["held"] < moved["free"] / 3
+
+
+def test_without_earlier_tasks_it_is_plain_lora(tmp_path):
+    """An empty list of positions."""
+    mine = stage(reg_lora(rank=4, alpha=8, dropout=0.0), llama(), tmp_path / "reg", seed=1).model
+    plain = stage(lora(rank=4, alpha=8), llama(), tmp_path / "plain", seed=1).model
+    for (name, a), (_, b) in zip(mine.named_parameters(), plain.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)

@@ -127,6 +127,13 @@ def test_no_phases_is_plain_training(tmp_path):
         assert torch.equal(x, y), name
 
 
+def test_stored_logits_are_those_of_the_phases_own_draw():
+    """k-FPF-KD: the draw that marks a phase is what the stored logits are compared on."""
+    (term,) = plan("k-fpf:k=2,iterations=3,distill=0.1").learn
+    assert (term.weight, term.source, term.distance) == (0.1, AGAIN, "squared")
+    assert plan("k-fpf").learn == plan("fpf").learn == ()
+
+
 def test_what_the_recipe_freezes_cannot_be_finetuned(tmp_path):
     with pytest.raises(UsageError, match="the plan trains none of it"):
         second_stage(["mlp", "fpf:iterations=1"], tmp_path, llama())
