@@ -81,8 +81,8 @@ def test_a_paper_that_nothing_shows_is_refused(generated: Any) -> None:
 
 
 def test_tests_that_not_every_run_has_are_marked(generated: Any) -> None:
-    halves = "test_half_fine_tuning_forgets_less_at_equal_learning"
-    assert generated._test(f"tests/methods/test_directions.py::{halves}").endswith("slow suite")
+    slow = "tests/e2e/test_kill.py::test_killed_at_a_checkpoint_between_tasks_and_between_stages"
+    assert generated._test(slow).endswith("in the slow suite")
     merged = generated._test("tests/pieces/test_pieces_merging.py::test_as_mergekit")
     assert merged.endswith("where mergekit is installed")
     here = "tests/docs/test_docs_generated.py::test_tests_that_not_every_run_has_are_marked"
