@@ -37,6 +37,8 @@ RECIPES = {
     "projector": ["projector"],
     "vision": ["vision"],
     "lora": ["lora:rank=16"],
+    "lora on mlp": ["lora:rank=16,scope=language.mlp"],
+    "lora on q, v": ["lora:rank=16,scope=language.attn.q+v"],
     "mlp + lwf": ["mlp", "lwf"],
     "mlp + wise-ft": ["mlp", "wise-ft:alpha=0.5"],
 }

@@ -56,12 +56,12 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.dmt",
     "holdfast.methods.view_batch",
     "holdfast.methods.delt",
+    "holdfast.methods.reinforcement",
     "holdfast.methods.token_weighted",
     "holdfast.methods.gem",
     "holdfast.methods.power_law",
     "holdfast.methods.scole",
     "holdfast.methods.sparse_memory",
-    "holdfast.methods.reinforcement",
 )
 """Every method by name: ours, and third parties' (entry-point group ``holdfast.methods``)."""
 
