@@ -8,9 +8,8 @@ import holdfast
 def test_public_names():
     assert holdfast.__all__ == sorted(holdfast.__all__)
     assert set(holdfast.__all__) == {
-        "Plan", "Run", "advise", "compare", "continual_evaluation", "evaluate", "export", "load", "merge",
-        "repair",
-        "select", "tune", "with_plan", "within",
+        "Plan", "Run", "advise", "compare", "continual_evaluation", "evaluate", "export",
+        "load", "merge", "repair", "select", "tune", "with_plan", "within",
     }  # fmt: skip
     for name in holdfast.__all__:
         assert inspect.getdoc(getattr(holdfast, name)), name
