@@ -163,7 +163,8 @@ def _paper(paper: dict[str, Any]) -> str:
         rows = [f"- {c['what']} ({c['how']}): {_test(c['test'])}" for c in paper["checks"]]
         parts.append("**Checked.**\n\n" + "\n".join(rows))
     for figure in paper.get("figures", ()):
-        parts.append(f"**Seen.** {figure['said'].format(**_figures(figure))} ({_link(figure)})")
+        said = [figure["said"].format(**_figures(figure)), *_quoted(figure)]
+        parts.append(f"**Seen.** {' '.join(said)} ({_link(figure)})")
     parts.append(f"**Did not hold, or was not tried.** {paper['open'].strip()}")
     return "\n\n".join(parts)
 
@@ -202,7 +203,7 @@ def _figures(figure: dict[str, Any]) -> dict[str, str]:
     result = json.loads((ROOT / figure["file"]).read_text(encoding="utf-8"))
     settings = {(s["recipe"], s["lr"]): s for s in result.get("settings", result.get("rows", []))}
     found = {}
-    for name, (recipe, rate, measure) in figure["numbers"].items():
+    for name, (recipe, rate, measure) in figure.get("numbers", {}).items():
         if (recipe, rate) not in settings or measure not in settings[recipe, rate]:
             raise ValueError(f"{figure['file']} has no {measure} of {recipe} at {rate}")
         estimate = settings[recipe, rate][measure]
@@ -210,6 +211,16 @@ def _figures(figure: dict[str, Any]) -> dict[str, str]:
         if estimate.get("low") is not None:
             found[name] += f" \\[{estimate['low']:.1f}, {estimate['high']:.1f}\\]"
     return found
+
+
+def _quoted(figure: dict[str, Any]) -> list[str]:
+    """The sentences of a section of the results' page, which were computed with it."""
+    if "section" not in figure:
+        return []
+    sections = json.loads((ROOT / figure["file"]).read_text(encoding="utf-8"))["sections"]
+    if figure["section"] not in sections:
+        raise ValueError(f"{figure['file']} has no section '{figure['section']}'")
+    return [line.replace("|", "\\|").replace("[", "\\[") for line in sections[figure["section"]]]
 
 
 def _link(figure: dict[str, Any]) -> str:

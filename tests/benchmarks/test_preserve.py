@@ -82,6 +82,7 @@ def test_each_situation_gets_the_least_loss_that_is_open_to_it():
     points = runs("full", 2.0) + runs("keep", 0.5) + runs("full + er", 0.2)
     assert common_level(points) == 30.0
     lines = of_methods(points, SITUATIONS)["What to take"]
+    assert lines[0] == "Of the recipes that were run: full, keep, full + er."
     said = dict(line.split(": ", 1) for line in lines)
     assert said["Nothing of the old data is left"].startswith("keep.")
     assert said["Data of the stages before is kept"].startswith("full + er.")
@@ -99,3 +100,5 @@ def test_a_small_grid_ends_with_its_page(tmp_path, monkeypatch):
     assert "What to take" in text
     assert "1 runs on lab:lm" in text
     assert bench_preserve(tmp_path / "runs", **asked).exists()  # all is finished already
+    more = bench_preserve(tmp_path / "runs", **{**asked, "recipes": ["sa-proj"]})
+    assert "gate-up" in more.read_text()  # the page is about what other calls have run, too

@@ -179,7 +179,9 @@ def bench_preserve(
     chosen = list(recipes or RECIPES)
     grid = members(out, section, chosen, rates, seeds, orders)
     progress.say("asking the base model")
-    known = measure_base(grid[0].config, out / f"base-{section}", progress=progress)
+    # the same whatever is chosen: another call goes on in the same folder
+    first = _member(out, section, next(iter(RECIPES)), WIDE[0], 0, ORDERS[0])
+    known = measure_base(first.config, out / f"base-{section}", progress=progress)
     progress.say(f"{section}: {len(grid)} runs")
     failures = run_grid(grid, known=known.path, workers=workers, on=on, progress=progress)
     every = {m.name: m for m in members(out, section, list(RECIPES), None, seeds, ORDERS)}

@@ -140,7 +140,7 @@ def recommended(
 ) -> list[str]:
     """For each situation, the recipe that lost least at the level that most recipes reach."""
     level = common_level(points)
-    lines = []
+    lines = [f"Of the recipes that were run: {', '.join(paths)}."]
     for situation, open_to in situations.items():
         found = {r: losses(paths[r], level) for r in open_to if r in paths}
         whole = {r: v for r, v in found.items() if len(v) == len(paths[r])}
