@@ -124,10 +124,12 @@ def test_the_methods_have_the_published_counts(
 
 def test_every_recipe_is_a_selector_and_none_reaches_the_vision_tower_by_name() -> None:
     model = tiny_llava().model
+    needed: dict[str, dict[str, object]] = {"scole": {"classes": "colour"}}
     for entry in METHODS:
         if entry.name in ("full", "vision", "train"):
             continue
-        made = method(f"{entry.name}:n=1" if entry.name.endswith("-n") else entry.name)
+        counted = {"n": 1} if entry.name.endswith(("-n", "bottom-freeze")) else {}
+        made = method(entry.name, **needed.get(entry.name, counted))
         if isinstance(made.train, str):
             assert not any("vision_tower" in n for n in select(model, made.train).parameters)
 

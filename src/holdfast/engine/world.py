@@ -6,6 +6,7 @@ first one alone prints and writes the run's files; what it reads off them, it te
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -154,16 +155,24 @@ def _join(rank: int, size: int) -> World:
             "torchrun or accelerate launch, which set MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE."
         ) from error
     here = World(rank, size, store)
-    threading.Thread(target=_watch, args=(here, store.clone()), daemon=True).start()
+    leaving = threading.Event()
+    watch = threading.Thread(target=_watch, args=(here, store.clone(), leaving), daemon=True)
+    watch.start()
+    atexit.register(_stop, watch, leaving)
     return here
 
 
-def _watch(here: World, store: Any) -> None:
+def _stop(watch: threading.Thread, leaving: threading.Event) -> None:
+    """A thread that is inside the store when the interpreter ends would abort the process."""
+    leaving.set()
+    watch.join(10 * WATCH)
+
+
+def _watch(here: World, store: Any, leaving: threading.Event) -> None:
     """End this process when another one says that it failed: it may be waiting for that one.
 
     A process that fails itself is left to say so."""
-    while True:
-        time.sleep(WATCH)
+    while not leaving.wait(WATCH):
         try:
             failed = bool(store.check([FAILED]))
             code = int(store.get(CODE)) if failed else 0
