@@ -230,7 +230,7 @@ def continual_evaluation(
     Example:
         >>> watch = holdfast.continual_evaluation("birds.jsonl", tokenizer, share=0.1)
         >>> Trainer(model, args=args, train_dataset=data, callbacks=[watch]).train()
-        >>> watch.rows[-1]["scores"]
+        >>> print(watch.rows)
 
     Raises:
         UnknownName: no such task. UsageError as :class:`ContinualEvaluation`.
