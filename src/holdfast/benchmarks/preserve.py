@@ -45,6 +45,8 @@ RECIPES = {
     "gate-up": Recipe(("gate-up",)),
     "sa-proj": Recipe(("sa-proj",)),
     "keep": Recipe(("keep",)),
+    "keep, weight 4": Recipe(("keep:weight=4",), rates=(1e-3,)),
+    "keep, weight 10": Recipe(("keep:weight=10",), rates=(1e-3,)),
     "keep + wise-ft": Recipe(("keep", "wise-ft")),
     "full + random-words": Recipe((FULL, "random-words")),
     "full + lwf": Recipe((FULL, "lwf")),

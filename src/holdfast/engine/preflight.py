@@ -138,7 +138,29 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
     held_out = load_tasks(config.tasks, model=base.name, limit=config.evaluate.limit)
     _distinct(skills, held_out)
     encoder = Encoder(processor, loss_on=train.loss_on, max_length=train.max_length or room)
-    surveys, sources, schedules = [], [], []
+    surveys, sources, schedules = _stages(config, plan, train, skills, encoder, progress)
+    for skill, counted in zip(skills, surveys, strict=True):
+        check_tokens(shape, encoder, counted.encoded, skill.label)
+    asked = [*(skill.task for skill in skills), *held_out]
+    check_questions(shape, Encoder(processor), asked, progress)
+    return Preflight(
+        config, plan, source, base, base_folder, processor, skills, surveys, held_out, found,
+        selection, train, sources, schedules,
+    )  # fmt: skip
+
+
+def _stages(
+    config: RunConfig,
+    plan: Plan,
+    train: Train,
+    skills: Sequence[Skill],
+    encoder: Encoder,
+    progress: Progress,
+) -> tuple[list[Survey], list[dict[str, EncodedSet]], list[Schedule]]:
+    """For each stage: its own data and its other sources, read and counted, and its steps."""
+    surveys: list[Survey] = []
+    sources: list[dict[str, EncodedSet]] = []
+    schedules: list[Schedule] = []
     for stage, skill in enumerate(skills, 1):
         surveys.append(_survey(skill.label, skill.records, skill.notices, encoder, progress))
         made = made_of(plan, skill.records, encoder.tokenizer, config.seed * 1000 + stage)
@@ -162,14 +184,7 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
                 packed=train.packing == "on",
             )
         )
-    for skill, counted in zip(skills, surveys, strict=True):
-        check_tokens(shape, encoder, counted.encoded, skill.label)
-    asked = [*(skill.task for skill in skills), *held_out]
-    check_questions(shape, Encoder(processor), asked, progress)
-    return Preflight(
-        config, plan, source, base, base_folder, processor, skills, surveys, held_out, found,
-        selection, train, sources, schedules,
-    )  # fmt: skip
+    return surveys, sources, schedules
 
 
 def _survey(

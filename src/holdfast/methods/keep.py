@@ -48,7 +48,7 @@ def random_words(
         weight=weight, temperature=temperature, teacher=teacher, source=RANDOM_WORDS,
         name="random-words",
     )  # fmt: skip
-    feed = Interpolated(RANDOM_WORDS, share)
+    feed = Interpolated(RANDOM_WORDS, share, name="random-words")
     return Plan(name="random-words", learn=(CrossEntropy(source=NEW), kept), feed=feed)
 
 

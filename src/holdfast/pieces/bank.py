@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,7 @@ Reads = Literal["input", "output"]
 """What an update reads: the layer's input, as LoRA, or what the layer made of it."""
 
 
-class Chooser(nn.Module):
+class Chooser(nn.Module, ABC):
     """Says, once a forward pass, which entry of the bank each row uses.
 
     It reads the hidden states that enter the first block of a tower, where the tokens count
@@ -42,6 +43,7 @@ class Chooser(nn.Module):
         self._given: Mapping[str, Any] | None = None
         self._grad = False
 
+    @abstractmethod
     def choose(self, hidden: Tensor, counts: Tensor) -> Tensor | None:
         """[B] entries.
 
@@ -49,7 +51,6 @@ class Chooser(nn.Module):
             hidden: [B, T, D], what enters the first block.
             counts: [B, T] bool, the tokens to read.
         """
-        raise NotImplementedError
 
     def watch(self, model: nn.Module, block: str) -> None:
         """Be told of every pass of ``model``, whose first block is ``block``."""

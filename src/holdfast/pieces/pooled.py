@@ -67,8 +67,8 @@ class Interpolated:
         count = max(1, round(self.count * batch)) if self.count < 1 else int(self.count)
         if count >= batch:
             raise ConfigError(
-                f"'{self.name}' reads {count} examples of '{self.source}' in a step of "
-                f"{batch}, which leaves none for what the stage learns; give fewer or a larger "
-                "train.batch_size."
+                f"'{self.name}' gives {count} of the {batch} examples of a step to "
+                f"'{self.source}', which leaves none for what the stage learns; give it fewer, "
+                "or set a larger train.batch_size."
             )
         return batch - count
