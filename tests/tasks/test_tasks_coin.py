@@ -56,8 +56,42 @@ def test_an_empty_prediction_is_no_label():
     assert parsed("imagenet_coin", " ", "tench") is None
     assert value("imagenet_coin_compat", "", "tench") == 1  # the official flaw
     for name in ("imagenet_coin", "imagenet_coin_compat"):
-        assert value(name, "a Tench.", "tench") == value(name, "shark", "great white shark") == 1
+        assert value(name, "a tench.", "tench") == value(name, "shark", "great white shark") == 1
         assert value(name, "trout", "tench") == 0
+    assert value("imagenet_coin", "a Tench.", "tench") == 1
+
+
+RETURNED = [  # what SEFE's scripts at 2f61efe return: scorer of ours, reply, reference, score
+    ("science_qa_coin_compat", "The answer is B because", "B", 1),
+    ("science_qa_coin_compat", "The answer is Bob.", "B", 1),
+    ("science_qa_coin_compat", "The answer is B", "B", 0),
+    ("science_qa_coin_compat", "The answer is A. The answer is B.", "B", 0),
+    ("science_qa", "B. cat", "B", 1),
+    ("gqa_coin", "White Cat..", "white cat", 1),
+    ("gqa_coin", "yes", "no", 0),
+    ("vqa_coin", "White Cat.", "white cat", 0),
+    ("ocrvqa_coin", "Unanswerable cat", "Unanswerable cat", 0),
+    ("ocrvqa_coin", "unanswerable", "unanswerable", 1),
+    ("imagenet_coin_compat", "Tench", "tench", 0),
+    ("imagenet_coin_compat", "", "tench", 1),
+    ("grounding_coin_compat", "[0.44, 0.41, 0.69, 0.70].", "[0.39, 0.41, 0.72, 0.65]", 1),
+    ("grounding_coin_compat", "[0.26, 0.07], [0.88, 0.38]", "[0.45, 0.08, 0.80, 0.32]", 1),
+    ("grounding_coin_compat", "the box is [0.5, 0.5, 0.8, 0.9]", "[0.5, 0.5, 0.8, 0.9]", 0),
+    ("grounding_coin_compat", "[9.0, 0, 9.5, 1]", "[9.0, 0, 9.5, 1]", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "reply", "truth", "returned"), RETURNED)
+def test_scorers_return_what_the_released_scripts_return(name, reply, truth, returned):
+    assert value(name, reply, truth) == returned
+
+
+def test_soft_accuracy_is_what_the_released_script_returns():
+    given = ["a", "A", "the", "stop", "Stop!", "don't", "dont", "7-up", "7 up", "1,000"]
+    returned = {"a": 0.9, "STOP": 0.6, "dont": 0.6, "7 up": 0.6, "1000": 0.3, "go": 0.0}
+    for reply, score in returned.items():
+        assert value("textvqa_m4c", reply, *given) == pytest.approx(score), reply
+    assert parsed("textvqa_m4c", "a", *given) == "a"  # an article alone was read
 
 
 def test_unanswerable_is_wrong():

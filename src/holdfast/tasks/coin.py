@@ -7,7 +7,7 @@ the one with it has a name that ends in ``_coin_compat``.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from holdfast.tasks.base import Score
 from holdfast.tasks.documents import vqa
@@ -15,6 +15,7 @@ from holdfast.tasks.scorers import SCORERS, plain
 
 _PAPER = "Chen et al. 2024, arXiv 2403.08350; Chen et al. 2025, arXiv 2505.02486"
 _SAYS = re.compile(r"The answer is ([A-Z])\.")
+_SAYS_COMPAT = re.compile(r"The answer is ([A-Z]).")
 
 
 @SCORERS.register("science_qa", summary="a letter, 'X. ...' or 'The answer is X.'", paper=_PAPER)
@@ -25,13 +26,23 @@ def science_qa(reply: str, references: Sequence[str]) -> Score:
     return Score(0.0, None) if said is None else Score(float(said in wanted), said)
 
 
-def _letter(text: str) -> str | None:
+@SCORERS.register(
+    "science_qa_coin_compat", summary="compatibility: any character ends the answer", paper=_PAPER
+)
+def science_qa_coin_compat(reply: str, references: Sequence[str]) -> Score:
+    """The official pattern's full stop is any character: 'The answer is Bob' answers B."""
+    said = _letter(reply, _SAYS_COMPAT)
+    wanted = {_letter(r) for r in references}
+    return Score(0.0, None) if said is None else Score(float(said in wanted), said)
+
+
+def _letter(text: str, says: re.Pattern[str] = _SAYS) -> str | None:
     text = text.strip()
     if re.fullmatch(r"[A-Z]", text):
         return text
     if re.match(r"[A-Z]\. ", text):
         return text[0]
-    found = _SAYS.findall(text)
+    found = says.findall(text)
     return found[0] if len(found) == 1 else None
 
 
@@ -60,20 +71,23 @@ def _split(text: str) -> str:
 def imagenet_coin(reply: str, references: Sequence[str]) -> Score:
     """One holds the other, without case; an empty reply, held by every label, is unread.
 
-    The official script counts an empty prediction as right (``imagenet_coin_compat``).
+    The official script counts an empty prediction as right, and case (``imagenet_coin_compat``).
     """
     said = plain(reply).lower()
-    return Score(0.0, None) if not said else Score(_holds(said, references), said)
+    return Score(0.0, None) if not said else Score(_holds(said, map(str.lower, references)), said)
 
 
-@SCORERS.register("imagenet_coin_compat", summary="compatibility: empty is right", paper=_PAPER)
+@SCORERS.register(
+    "imagenet_coin_compat", summary="compatibility: empty is right, case counts", paper=_PAPER
+)
 def imagenet_coin_compat(reply: str, references: Sequence[str]) -> Score:
-    said = reply.lower().strip()
+    """The official script: one holds the other, letter by letter."""
+    said = reply.strip()
     return Score(_holds(said, references), said)
 
 
-def _holds(said: str, references: Sequence[str]) -> float:
-    labels = [plain(r).lower() for r in references]
+def _holds(said: str, references: Iterable[str]) -> float:
+    labels = [plain(r) for r in references]
     return float(any(said in label or label in said for label in labels))
 
 
@@ -85,11 +99,20 @@ def ocrvqa_coin(reply: str, references: Sequence[str]) -> Score:
     said = plain(reply).lower()
     if not said:
         return Score(0.0, None)
-    refused = "unanswerable" in said
+    refused = "Unanswerable" in reply
     return Score(float(not refused and said in {plain(r).lower() for r in references}), said)
 
 
-@SCORERS.register("vqa_coin", summary="equal but for case (VQAv2, VizWiz, GQA)", paper=_PAPER)
+@SCORERS.register("gqa_coin", summary="equal but for case and full stops at the end", paper=_PAPER)
+def gqa_coin(reply: str, references: Sequence[str]) -> Score:
+    """Equality without case; the official conversion takes full stops off the reply's end."""
+    said = plain(reply).rstrip(".").lower()
+    if not said:
+        return Score(0.0, None)
+    return Score(float(said in {plain(r).lower() for r in references}), said)
+
+
+@SCORERS.register("vqa_coin", summary="equal but for case (VQAv2, VizWiz)", paper=_PAPER)
 def vqa_coin(reply: str, references: Sequence[str]) -> Score:
     """Equality without case and outer white space."""
     said = plain(reply).lower()
@@ -121,7 +144,7 @@ def grounding_iou(reply: str, references: Sequence[str]) -> Score:
 
 @SCORERS.register("grounding_coin_compat", summary="compatibility: clipped digits", paper=_PAPER)
 def grounding_coin_compat(reply: str, references: Sequence[str]) -> Score:
-    """The official parser strips the brackets and then a character more at either end."""
+    """The official parser takes all brackets out and then a character more at either end."""
     said = _clipped(reply)
     if said is None:
         return Score(0.0, None)
@@ -143,7 +166,7 @@ def box(text: str) -> Box | None:
 
 
 def _clipped(text: str) -> Box | None:
-    bare = text.strip().strip("[]")[1:-1]
+    bare = text.strip().replace("[", "").replace("]", "")[1:-1]
     return _corners(bare.split(","))
 
 

@@ -20,7 +20,7 @@ SCORED: Mapping[str, str] = {
     "ScienceQA": "science_qa",
     "TextVQA": "textvqa_m4c",
     "ImageNet": "imagenet_coin",
-    "GQA": "vqa_coin",
+    "GQA": "gqa_coin",
     "VizWiz": "vqa_coin",
     "Grounding": "grounding_iou",
     "VQAv2": "vqa_coin",

@@ -57,16 +57,17 @@ def vqa(reply: str, references: Sequence[str]) -> Score:
 
     With k of ten references equal to the reply: 0, 0.3, 0.6, 0.9, 1 for k = 0, 1, 2, 3, 4.
     With fewer than four references three matches among the others cannot happen, and one
-    match counts in full.
+    match counts in full. A reply of an article alone, such as 'a', is that of a reference.
     """
     said = vqa_normalise(reply)
-    if not said:
-        return Score(0.0, None)
     equal = [vqa_normalise(r) == said for r in references]
+    if not plain(reply) or not (said or any(equal)):
+        return Score(0.0, None)
+    shown = said or plain(reply)
     if len(equal) < 4:
-        return Score(float(any(equal)), said)
+        return Score(float(any(equal)), shown)
     matches = sum(equal)
-    return Score(sum(min((matches - e) / 3, 1.0) for e in equal) / len(equal), said)
+    return Score(sum(min((matches - e) / 3, 1.0) for e in equal) / len(equal), shown)
 
 
 @SCORERS.register(
