@@ -1,5 +1,6 @@
 """Grids: one failed member spoils no other, and what is finished is not done again."""
 
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,9 @@ from holdfast.benchmarks.grid import Member, run_grid
 from holdfast.config import resolve
 from holdfast.engine.tune import measure_base
 from holdfast.errors import MissingExtra, UnknownName
+from holdfast.models.source import fingerprint
+from holdfast.runs import Run
+from holdfast.runs.lock import LOCK
 
 
 def member(tmp_path, name, skill="lab:count", rate=1e-3):
@@ -50,9 +54,31 @@ def test_a_failed_member_spoils_no_other(tmp_path):
     assert collect([changed]) == []
     [failure] = run_grid([changed], workers=1)
     assert "another run" in failure.reason
-    from holdfast.runs import Run
-
     assert {r["task"]: r["score"] for r in Run.read(tmp_path / "good").scores(0)} == scores
+
+
+def test_a_process_that_ran_before_gives_the_same_bits(tmp_path):
+    """Also what it reads is what a new process reads."""
+    first, second = member(tmp_path, "first"), member(tmp_path, "second", rate=2e-3)
+    alone = member(tmp_path, "alone", rate=2e-3)
+    assert run_grid([first, second], workers=1) == []
+    assert run_grid([alone], workers=1) == []
+    assert process_of(first) == process_of(second) != process_of(alone)
+    assert steps(second) == steps(alone)
+    assert weights(second) == weights(alone) != weights(first)
+
+
+def process_of(m):
+    return json.loads((Path(m.config.out) / LOCK).read_text())["pid"]
+
+
+def steps(m):
+    rows = Run.read(Path(m.config.out)).measurements.read(lambda r: r["kind"] == "train")
+    return [(r["step"], r["loss"]) for r in rows]
+
+
+def weights(m):
+    return fingerprint(Path(m.config.out) / "model")
 
 
 def test_the_comparisons_members_are_distinct_and_resolvable():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, cast, get_args
 
 from holdfast.config import RunConfig
@@ -21,8 +23,6 @@ Executor = Literal["local", "ray"]
 
 Submit = Callable[[RunConfig, Path | None], "Future[str | None]"]
 """Begins a run; its future holds None once it is finished, else why not."""
-
-Work = Callable[[RunConfig, Path | None], str | None]
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher tells its processes; a run of a grid is nobody's other half."""
@@ -52,45 +52,91 @@ def executor(name: Executor, count: int, workers: int | None) -> Iterator[tuple[
 
 @contextmanager
 def _local(count: int, workers: int | None) -> Iterator[tuple[Submit, str]]:
-    """A process for each run: one that is killed takes nothing with it but its own run."""
+    """Processes of this machine, each of which does one run after another."""
     workers = min(count, workers or os.cpu_count() or 1)
-    alive: set[BaseProcess] = set()
+    every = [_Worker() for _ in range(workers)]
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    for worker in every:
+        idle.put(worker)
     pool = ThreadPoolExecutor(workers)
 
-    def submit(config: RunConfig, known: Path | None) -> Future[str | None]:
-        return pool.submit(_in_process, alive, config, known)
+    def do(config: RunConfig, known: Path | None) -> str | None:
+        worker = idle.get()
+        try:
+            return worker.do(config, known)
+        finally:
+            idle.put(worker)
 
     try:
-        yield submit, f"{workers} cores"
+        yield lambda config, known: pool.submit(do, config, known), f"{workers} cores"
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(alive):
-            process.terminate()
+        for worker in every:
+            worker.stop()
         raise
     pool.shutdown()
+    for worker in every:
+        worker.end()
 
 
-def _in_process(alive: set[BaseProcess], config: RunConfig, known: Path | None) -> str | None:
-    context = get_context("spawn")
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, work, config, known))
-    process.start()
-    alive.add(process)
-    theirs.close()
-    try:
-        reason: str | None = mine.recv()
-    except EOFError:  # it ended without a word
-        process.join()
-        return death(process.exitcode)
-    finally:
-        process.join()
-        alive.discard(process)
-        mine.close()
-    return reason
+class _Worker:
+    """A process for one run after another; after one that failed, a new process.
+
+    A run that is killed takes nothing with it but itself, and one that failed leaves nothing
+    behind in the memory that the next one works in.
+    """
+
+    def __init__(self) -> None:
+        self.process: BaseProcess | None = None
+        self.connection: Connection | None = None
+
+    def do(self, config: RunConfig, known: Path | None) -> str | None:
+        """Do a run. Returns None when it is finished, else why not."""
+        process, connection = self._ready()
+        try:
+            connection.send((work, config, known))
+            reason: str | None = connection.recv()
+        except (EOFError, OSError):  # it ended without a word
+            process.join()
+            self.end()
+            return death(process.exitcode)
+        if reason is not None:
+            self.end()
+        return reason
+
+    def _ready(self) -> tuple[BaseProcess, Connection]:
+        if self.process is None or self.connection is None:
+            context = get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            self.process = context.Process(target=_serve, args=(theirs,))
+            self.process.start()
+            theirs.close()
+        return self.process, self.connection
+
+    def end(self) -> None:
+        """Let the process end."""
+        if self.connection is not None:
+            self.connection.close()
+        if self.process is not None:
+            self.process.join()
+        self.process = self.connection = None
+
+    def stop(self) -> None:
+        """End the process in the middle of its work."""
+        if self.process is not None:
+            self.process.terminate()
 
 
-def _child(out: Connection, work: Work, config: RunConfig, known: Path | None) -> None:
-    out.send(work(config, known))
+def _serve(connection: Connection) -> None:
+    """What a worker's process does: runs, until nobody asks for more."""
+    from holdfast.engine import surveys
+
+    surveys.keep()
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            work, config, known = connection.recv()
+            connection.send(work(config, known))
+            gc.collect()  # a model is full of cycles
 
 
 def work(config: RunConfig, known: Path | None, folder: str | None = None) -> str | None:

@@ -37,7 +37,12 @@ class EncodedSet(Sequence[Mapping[str, "Tensor"]]):
         self.records, self.encoder = records, encoder
         self._kept: dict[int, Mapping[str, Tensor]] = {}
         self._sizes: list[tuple[int, int] | None] = [None] * len(records)
-        self._room = memory
+        self._memory = self._room = memory
+
+    @property
+    def held(self) -> int:
+        """Bytes of the encodings that are kept."""
+        return self._memory - self._room
 
     def __len__(self) -> int:
         return len(self.records)

@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.anatomy import Anatomy, Selection, anatomy, load_meta
 from holdfast.config import RunConfig, Train
-from holdfast.data import DataSet, Encoder, Survey, survey
+from holdfast.data import Encoder, Survey
 from holdfast.data.counting import EncodedSet
 from holdfast.engine import carrying
 from holdfast.engine.feeding import Schedule, Sources, schedule
@@ -17,6 +17,7 @@ from holdfast.engine.fitting import check_questions, check_tokens
 from holdfast.engine.given import made_of, with_sources
 from holdfast.engine.scoring import load_tasks
 from holdfast.engine.skills import Skill, open_skills
+from holdfast.engine.surveys import Reader
 from holdfast.engine.trackers import check_trackers
 from holdfast.errors import ConfigError, UsageError
 from holdfast.methods import plan as combine
@@ -137,10 +138,10 @@ def preflight(config: RunConfig, *, progress: Progress | None = None) -> Preflig
     skills = open_skills(config)
     held_out = load_tasks(config.tasks, model=base.name, limit=config.evaluate.limit)
     _distinct(skills, held_out)
-    encoder = Encoder(processor, loss_on=train.loss_on, max_length=train.max_length or room)
-    surveys, sources, schedules = _stages(config, plan, train, skills, encoder, progress)
+    reader = Reader(base_folder, processor, train.loss_on, train.max_length or room, progress)
+    surveys, sources, schedules = _stages(config, plan, train, skills, reader)
     for skill, counted in zip(skills, surveys, strict=True):
-        check_tokens(shape, encoder, counted.encoded, skill.label)
+        check_tokens(shape, reader.encoder, counted.encoded, skill.label)
     asked = [*(skill.task for skill in skills), *held_out]
     check_questions(shape, Encoder(processor), asked, progress)
     return Preflight(
@@ -154,18 +155,17 @@ def _stages(
     plan: Plan,
     train: Train,
     skills: Sequence[Skill],
-    encoder: Encoder,
-    progress: Progress,
+    reader: Reader,
 ) -> tuple[list[Survey], list[dict[str, EncodedSet]], list[Schedule]]:
     """For each stage: its own data and its other sources, read and counted, and its steps."""
     surveys: list[Survey] = []
     sources: list[dict[str, EncodedSet]] = []
     schedules: list[Schedule] = []
     for stage, skill in enumerate(skills, 1):
-        surveys.append(_survey(skill.label, skill.records, skill.notices, encoder, progress))
-        made = made_of(plan, skill.records, encoder.tokenizer, config.seed * 1000 + stage)
+        surveys.append(reader.survey(skill.label, skill.records, skill.notices))
+        made = made_of(plan, skill.records, reader.encoder.tokenizer, config.seed * 1000 + stage)
         others = {
-            name: _survey(f"{skill.label}, {name}", data, data.notices, encoder, progress).encoded
+            name: reader.survey(f"{skill.label}, {name}", data, data.notices).encoded
             for name, data in {**made, **skill.sources}.items()
         }
         carrying.no_other_memory(plan, others)
@@ -185,17 +185,6 @@ def _stages(
             )
         )
     return surveys, sources, schedules
-
-
-def _survey(
-    label: str, data: DataSet, notices: Sequence[str], encoder: Encoder, progress: Progress
-) -> Survey:
-    progress.say(f"{label}: {len(data)} records ({data.format})")
-    with progress.bar(f"counting tokens of {label}") as advance:
-        counted = survey(data, encoder, progress=advance)
-    for line in (*notices, *counted.lines()):
-        progress.say(f"  {line}")
-    return counted
 
 
 def _with_rate(config: RunConfig, plan: Plan, progress: Progress) -> Train:
