@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -202,3 +203,50 @@ def test_lm_cocktail_and_greedy_soup_prefer_who_knows(tmp_path):
     chosen = merge(base, [spoiled, better], tmp_path / "greedy", how="greedy-soup", tasks=[data])
     assert chosen.weights == {spoiled: 0.0, better: 1.0}
     assert chosen.asked[better] > chosen.asked[spoiled]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_loss_of_lm_cocktail_is_that_of_transformers(tmp_path, size):
+    """Of examples padded together, as the authors' code asks with batches of 2."""
+    from repair_world import KNOWN
+
+    from holdfast.data import Encoder, collate, read
+
+    base, one, *_ = _world(tmp_path, 1)
+    rows = [{"question": q, "answer": a} for q, a in list(KNOWN.items())[:5]]
+    rows[0]["answer"] += " and more"
+    data = _write(tmp_path / "known.jsonl", rows)
+    how = f"lm-cocktail:batch={size}"
+    found = merge(base, [one], tmp_path / "mix", how=how, data=[data]).asked[one]
+    model, tokenizer = holdfast.load(one)
+    encoder = Encoder(tokenizer)
+    items = [encoder(record) for record in read(data)]
+    told = []
+    with torch.no_grad():
+        for i in range(0, len(items), size):
+            batch = collate(items[i : i + size], pad_id=encoder.pad_id)
+            told.append(float(model(**batch).loss))
+    assert found == pytest.approx(sum(told) / len(told), rel=1e-5)
+
+
+def test_a_soup_that_scores_the_same_is_left_as_it_was_in_the_authors_code(monkeypatch):
+    from holdfast.changes.merge import chosen
+    from holdfast.changes.merge.hows import Greedy
+    from holdfast.progress import Progress
+
+    asked = {"a": 0.5, "b": 0.7, "c": 0.6}
+    soups = {(1, 2): 0.7, (0, 1, 2): 0.6, (0, 1): 0.8}
+    made = []
+
+    def score(name, tasks, limit):
+        return [SimpleNamespace(score=asked.get(name) or soups[made[-1]])]
+
+    def keep(soup, facts):
+        made.append(tuple(i for i, share in enumerate(soup.weights) if share))
+
+    monkeypatch.setattr(chosen, "evaluate_model", score)
+    monkeypatch.setattr(chosen, "write", lambda *args: None)
+    for compat, told in ((False, (0, 0.5, 0.5)), (True, (0.5, 0.5, 0))):
+        how, many = Greedy(code_compat=compat), SimpleNamespace(made=keep)
+        soup, _ = chosen.greedy(many, "abc", ["t"], how, limit=None, progress=Progress())
+        assert soup.weights == told

@@ -1,6 +1,7 @@
 """Merges of tensors against PEFT's, mergekit's where it is installed, and numbers done by hand."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -72,11 +73,91 @@ def test_entries_that_cancel_follow_the_majority_of_all_signs():
     whole = TaskVectors(density=0.99, elect=True).survey(["w"], lambda n: (base, models))
     assert whole.tied == -1
     # of four entries int(3.96) are kept, so the cancelling one would be trimmed; elect it by hand
-    from holdfast.pieces.merging import disjoint_mean, elect
+    from holdfast.pieces.merging import disjoint_mean
 
     deltas = torch.stack(models)
-    assert disjoint_mean(deltas, elect(deltas, -1.0), torch.ones(2))[0] == -1
-    assert disjoint_mean(deltas, elect(deltas, 1.0), torch.ones(2))[0] == 1
+    assert disjoint_mean(deltas, torch.ones(2), -1.0)[0] == -1
+    assert disjoint_mean(deltas, torch.ones(2), 1.0)[0] == 1
+    whole = TaskVectors(elect=True).survey(["w"], lambda n: (base, models))
+    assert whole("w", base, models).tolist() == [-1, -2, -3, -4]
+
+
+# What other code returned for these task vectors over 0: the authors' own (prateeky2806/
+# ties-merging 44e7891: topk_values_mask, resolve_sign("mass"), disjoint_merge("dis-mean")) and
+# mergekit 0.1.5 (its method objects, with the masks of DARE given to torch.bernoulli).
+A = torch.tensor([4.0, -3, 2, -1, 0.5, 3, -2, 1])
+B = torch.tensor([-4.0, -1, 3, 2, -0.5, -3, -1, 0])
+C = torch.tensor([1.0, 2, -2, -4, 3, -1, 0.5, 2])
+UNLIKE = [
+    torch.tensor([4.0, -3, 2.5, -1, 0.5, 3.5, -2, 1.5]),
+    torch.tensor([-4.0, -1.5, 3, 2, -0.5, -3.5, -1, 0]),
+    torch.tensor([1.0, 2.5, -2, -4, 3, -1.5, 0.5, 2.2]),
+]
+WEIGHTS = (0.3, 0.9, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("models", "density", "told"),
+    [
+        ([A, B], 0.5, [-4, -2, 2.5, 2, 0, -3, -1.5, 0]),
+        ([A, B, C], 0.25, [4, -3, 3, -4, 3, 3, 0, 2]),
+        ([A, -A], 0.5, [-4, -3, -2, 0, 0, -3, -2, 0]),
+    ],
+)
+def test_ties_is_that_of_its_authors_code(models, density, told):
+    merge = TaskVectors(density=density, trim="code_compat", elect=True)
+    assert _merged(merge, torch.zeros(8), models).tolist() == told
+
+
+def test_ties_and_dare_are_what_mergekit_returned(monkeypatch):
+    masks = torch.tensor(
+        [[1.0, 0, 1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 1, 0, 1, 1], [0, 1, 1, 1, 0, 1, 1, 0]]
+    )
+    base, models = torch.zeros(8), UNLIKE
+    found = _merged(
+        TaskVectors(weights=WEIGHTS, density=0.5, scale=0.8, trim="tensor", elect=True),
+        base,
+        models,
+    )
+    told = [-3.2, 8.6, 2.3, 7.6, 2.4, -2.8, 0, 1.76]
+    torch.testing.assert_close(found, torch.tensor(told))
+    given = iter(masks.repeat(2, 1))
+    monkeypatch.setattr(torch, "rand", lambda *args, **kwargs: next(given))
+    merge = TaskVectors(drop=0.5, rescale="l1", elect=True, average="mergekit_compat")
+    found = replace(merge, weights=WEIGHTS, trim="tensor")("w", base, models)
+    told = [
+        -7.971428, -4.977381, 2.7154763, 3.1809525, -0.9964285, 2.7678573, -2.390476, 0.675
+    ]  # fmt: skip
+    torch.testing.assert_close(found, torch.tensor(told))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.3, 0.9, 0.5), (0.3, -0.9, 2.0)])
+@pytest.mark.parametrize("drop", [0.0, 0.6])
+def test_weighted_ties_as_peft_divides_by_how_many_agree(weights, drop, monkeypatch):
+    base, models = _models()
+    deltas = [m - base for m in models]
+    draws = [torch.rand(base.shape, generator=generator(f"0 {i} w")) for i in range(3)]
+    masks = iter([(x >= drop).float() for x in draws])
+    monkeypatch.setattr(torch, "bernoulli", lambda *args, **kwargs: next(masks))
+    theirs = merge_utils.dare_ties if drop else merge_utils.ties
+    told = theirs(deltas, torch.tensor(weights), 1 - drop if drop else 0.4)
+    density = 1.0 if drop else 0.4
+    merge = TaskVectors(
+        weights=weights, drop=drop, density=density, trim="tensor", elect=True,
+        average="peft_compat",
+    )  # fmt: skip
+    torch.testing.assert_close(_merged(merge, base, models), base + told)
+
+
+def test_a_weight_of_zero_leaves_the_base():
+    base, models = _models(1)
+    for average in ("weights", "peft_compat", "mergekit_compat"):
+        merge = TaskVectors(weights=(0.0,), elect=True, average=average)
+        assert torch.equal(_merged(merge, base, models), base)
+        half = TaskVectors(weights=(0.5,), elect=True, average=average)
+        share = 1.0 if average == "weights" else 0.5
+        told = base + share * (models[0] - base)
+        torch.testing.assert_close(_merged(half, base, models), told)
 
 
 def test_task_arithmetic_is_pefts():
@@ -93,6 +174,8 @@ def test_as_mergekit(name, monkeypatch):
     pytest.importorskip("mergekit")
     from mergekit.merge_methods import registry
 
+    if not hasattr(registry.get(name), "merge_group"):
+        pytest.skip("a mergekit before 0.1.5, whose methods are called otherwise")
     base, models = _models(2, (40, 30))
     entries = [SimpleNamespace(id=i, tensor=m) for i, m in enumerate(models)]
     group = SimpleNamespace(base=SimpleNamespace(tensor=base), non_base=entries)
@@ -153,7 +236,22 @@ def test_slerp_done_by_hand():
     torch.testing.assert_close(slerp(one, two, 0.5), torch.tensor([half, 3 * half]))
     near = torch.tensor([1.0, 1e-3])
     assert torch.equal(slerp(one, near, 0.25), torch.lerp(one, near, 0.25))
-    assert torch.equal(slerp(one, torch.zeros(2), 0.5), one / 2)
+
+
+def test_slerp_is_what_mergekit_returned():
+    """mergekit 0.1.5's and 0.1.4's slerp at 0.25."""
+    one, two, none = torch.tensor([1.0, 2, -2]), torch.tensor([2.0, 0, 1]), torch.zeros(3)
+    for ends, told in {
+        (none, one): [0.38268346, 0.7653669, -0.7653669],
+        (one, none): [0.92387956, 1.8477591, -1.8477591],
+        (one, -one): [0.5, 1, -1],
+        (one, two): [1.6892464, 1.8477591, -1.4650757],
+        (one * 1e-9, one): [0.38268346, 0.7653669, -0.7653669],
+    }.items():
+        torch.testing.assert_close(slerp(*ends, 0.25), torch.tensor(told))
+    assert torch.equal(slerp(none, none, 0.5), none)
+    large = 1e25 * one, 1e25 * two  # whose product is no float32
+    torch.testing.assert_close(slerp(*large, 0.25), 1e25 * slerp(one, two, 0.25))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -121,8 +121,8 @@ def ties(density: Density = 0.2, scale: Finite = 1.0, trim: Trim = "model") -> P
     Args:
         density: the share of entries that is kept; the paper's 20%.
         scale: lambda.
-        trim: the largest entries of the whole ``model``, as in the paper's code, or of each
-            ``tensor``, as in PEFT and mergekit.
+        trim: the largest entries of the whole ``model``, or of each ``tensor``, as in PEFT and
+            mergekit; ``code_compat``: of the model, one more, as in the paper's code.
     """
     return Plan(name="ties", settle=(Ties(density=density, scale=scale, trim=trim),))
 

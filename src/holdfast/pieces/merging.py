@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 Values = Callable[[str], tuple["Tensor", Sequence["Tensor"]]]
 """By a weight's name: its value in the base, and in each of the other models."""
 Rescale = Literal["density", "l1", "none"]
-Trim = Literal["model", "tensor"]
+Trim = Literal["model", "tensor", "code_compat"]
+Average = Literal["weights", "peft_compat", "mergekit_compat"]
 COLLINEAR = 0.9995
 """|cos| above which SLERP is linear."""
+NOTHING = 1e-8
+"""The length up to which a weight has no direction."""
 
 
 class Merge(Protocol):
@@ -120,19 +123,32 @@ def elect(deltas: Tensor, tied: float = 1.0) -> Tensor:
     return torch.where(signs == 0, tied, signs)
 
 
-def disjoint_mean(deltas: Tensor, signs: Tensor, weights: Tensor) -> Tensor:
+def disjoint_mean(
+    deltas: Tensor, weights: Tensor, tied: float = 1.0, average: Average = "weights"
+) -> Tensor:
     """The mean over the models whose entry has the elected sign; 0 where none has.
 
     Args:
-        deltas: [models, ...], weighted.
-        signs: [...], -1 or 1.
-        weights: [models], what the entries were multiplied with.
+        deltas: [models, ...] task vectors.
+        weights: [models].
+        tied: see :func:`elect`.
+        average: ``weights``: the weighted entries elect, and their sum is divided by the weights
+            of those that agree, as in mergekit's TIES; ``peft_compat``: entries elect before
+            they are weighted, and the divisor is how many agree; ``mergekit_compat``: as
+            ``weights``, and nothing is divided by, as in its DARE-TIES. All weights 1: the
+            first two are one.
     """
-    agree = (deltas.sign() == signs).to(deltas.dtype)
-    counted = (agree * weights.view(-1, *[1] * signs.dim())).sum(0)
-    total = (deltas * agree).sum(0)
-    counted[counted == 0] = 1
-    return total / counted
+    import torch
+
+    shares = weights.view(-1, *[1] * (deltas.dim() - 1))
+    weighted = deltas * shares
+    voting = deltas if average == "peft_compat" else weighted
+    agree = (voting.sign() == elect(voting, tied)).to(deltas.dtype)
+    total = (weighted * agree).sum(0)
+    if average == "mergekit_compat":
+        return total
+    counted = (agree if average == "peft_compat" else agree * shares).sum(0)
+    return total / torch.where(counted == 0, 1, counted)
 
 
 def slerp(one: Tensor, two: Tensor, t: float) -> Tensor:
@@ -141,21 +157,26 @@ def slerp(one: Tensor, two: Tensor, t: float) -> Tensor:
         sin((1 - t) phi) / sin(phi) * one + sin(t phi) / sin(phi) * two
 
     phi is the angle between the flattened weights, which themselves are not normalised; where
-    |cos phi| > 0.9995, or one of them is 0, the point lies on the line instead. 0 and 1 give
-    the ends, to the bit.
+    |cos phi| > 0.9995 the point lies on the line instead. Weights of no length are at a right
+    angle to all others, as in mergekit. 0 and 1 give the ends, to the bit.
     """
     import torch
 
     first, second = precise(one, two)
     if t in (0, 1):
         return (second if t else first).clone()
-    lengths = first.norm() * second.norm()
-    cosine = float((first.flatten() @ second.flatten()) / lengths) if lengths > 0 else 1.0
+    cosine = float(_direction(first) @ _direction(second).to(first.device))
     if abs(cosine) > COLLINEAR:
         return torch.where(first == second, first, torch.lerp(first, second, t))
     phi = torch.arccos(torch.tensor(cosine, dtype=first.dtype))
     share = torch.sin((1 - t) * phi) / torch.sin(phi), torch.sin(t * phi) / torch.sin(phi)
     return share[0].to(first.device) * first + share[1].to(first.device) * second
+
+
+def _direction(weight: Tensor) -> Tensor:
+    """Flattened, of length 1; before a product, which of large entries would overflow."""
+    length = weight.norm()
+    return weight.flatten() / length if length > NOTHING else weight.flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +227,12 @@ class TaskVectors:
     density: float = 1.0
     trim: Trim = "model"
     """The largest entries of the whole task vector, as in the paper's code; or of each tensor, as
-    PEFT and mergekit have it. ``model`` also decides by the majority of all signs where the
-    models' entries cancel to exactly 0, ``tensor`` for +."""
+    PEFT and mergekit have it; ``code_compat`` is ``model`` with one entry more, which that code
+    keeps. Where the models' entries cancel to exactly 0 the majority of all signs decides, and
+    with ``tensor`` +."""
     elect: bool = False
+    average: Average = "weights"
+    """Of the entries that agree, see :func:`disjoint_mean`."""
     drop: float = 0.0
     rescale: Rescale = "density"
     seed: int = 0
@@ -217,19 +241,23 @@ class TaskVectors:
     tied: float = 1.0
 
     def survey(self, names: Sequence[str], read: Values) -> Self:
-        """Finds what ``trim="model"`` keeps, and the majority of signs."""
-        if self.density >= 1 or self.trim != "model" or not names:
+        """Finds what a trim of the whole model keeps, and the majority of signs."""
+        if self.trim == "tensor" or not names:
             return self
-        count = len(read(names[0])[1])
-        sizes: list[Callable[[], Iterable[Tensor]]] = [
-            lambda i=i: (self._deltas(n, *read(n))[i].abs() for n in names)  # type: ignore[misc]
-            for i in range(count)
-        ]
-        known = replace(self, bounds=tuple(threshold(each, self.density) for each in sizes))
+        known = self
+        if self.density < 1:
+            count = len(read(names[0])[1])
+            sizes: list[Callable[[], Iterable[Tensor]]] = [
+                lambda i=i: (self._deltas(n, *read(n))[i].abs() for n in names)  # type: ignore[misc]
+                for i in range(count)
+            ]
+            more = int(self.trim == "code_compat")
+            found = tuple(threshold(each, self.density, more) for each in sizes)
+            known = replace(self, bounds=found)
         if not self.elect:
             return known
-        signs = (known._sparse(n, *read(n)).sum(0).sign().sum().item() for n in names)
-        return replace(known, tied=-1.0 if sum(signs) < 0 else 1.0)
+        signs = (known._votes(n, *read(n)).sum(0).sign().sum().item() for n in names)
+        return replace(known, tied=1.0 if sum(signs) > 0 else -1.0)
 
     def __call__(self, name: str, base: Tensor, models: Sequence[Tensor]) -> Tensor:
         import torch
@@ -240,17 +268,18 @@ class TaskVectors:
         deltas = self._sparse(name, base, models)
         shares = deltas.new_tensor(self._shares(len(models)))
         if self.elect:
-            mixed = disjoint_mean(deltas, elect(deltas, self.tied), shares)
+            mixed = disjoint_mean(deltas, shares, self.tied, self.average)
         else:
-            mixed = deltas.sum(0)
+            mixed = (deltas * shares.view(-1, *[1] * base.dim())).sum(0)
         change = self.scale * mixed
         return torch.where(change == 0, start, start + change)  # -0.0 + 0.0 would be 0.0
 
     def _is_one(self, models: Sequence[Tensor]) -> bool:
         """One whole task vector: base + (tuned - base) would lose the last bit."""
-        factor = self.scale * self._shares(len(models))[0]
+        share = self._shares(len(models))[0]
         whole = self.density >= 1 and self.drop == 0
-        return len(models) == 1 and whole and (factor == 1 or (self.elect and self.scale == 1))
+        mean = self.elect and self.average == "weights" and share != 0
+        return len(models) == 1 and whole and self.scale * (1 if mean else share) == 1
 
     def _shares(self, count: int) -> tuple[float, ...]:
         shares = self.weights if self.weights is not None else (1.0,) * count
@@ -266,18 +295,25 @@ class TaskVectors:
         ]
 
     def _sparse(self, name: str, base: Tensor, models: Sequence[Tensor]) -> Tensor:
-        """[models, ...]: sparsified and weighted."""
+        """[models, ...]: sparsified."""
         import torch
 
         found = []
-        shares = self._shares(len(models))
         for i, delta in enumerate(self._deltas(name, base, models)):
             if self.bounds is not None:
                 delta = torch.where(delta.abs().float() >= self.bounds[i], delta, 0)
             elif self.density < 1:
                 delta = largest(delta, self.density)
-            found.append(shares[i] * delta)
+            found.append(delta)
         return torch.stack(found)
+
+    def _votes(self, name: str, base: Tensor, models: Sequence[Tensor]) -> Tensor:
+        """[models, ...]: what elects the signs."""
+        deltas = self._sparse(name, base, models)
+        if self.average == "peft_compat":
+            return deltas
+        shares = deltas.new_tensor(self._shares(len(models)))
+        return deltas * shares.view(-1, *[1] * base.dim())
 
 
 def generator(text: str) -> Generator:
@@ -288,8 +324,8 @@ def generator(text: str) -> Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def threshold(sizes: Callable[[], Iterable[Tensor]], density: float) -> float:
-    """The size of the k-th largest of all entries, k = int(density * n), without sorting them.
+def threshold(sizes: Callable[[], Iterable[Tensor]], density: float, more: int = 0) -> float:
+    """The size of the k-th largest of all entries, k = int(density * n) + more, without sorting.
 
     Sizes are counted by the upper and then by the lower half of their bits, which for numbers
     from 0 up are in the same order as the numbers: exact for float32 in two readings.
@@ -302,7 +338,7 @@ def threshold(sizes: Callable[[], Iterable[Tensor]], density: float) -> float:
     import torch
 
     total = sum(int(t.numel()) for t in sizes())
-    wanted = int(density * total)
+    wanted = min(int(density * total) + more, total)
     if wanted == 0:
         return float("inf")
 

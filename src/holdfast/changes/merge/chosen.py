@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.changes.merge.hows import Cocktail
+from holdfast.changes.merge.hows import Cocktail, Greedy
 from holdfast.changes.merge.many import Many
 from holdfast.changes.repair.stream import write
 from holdfast.engine.scoring import evaluate_model
@@ -20,6 +20,7 @@ def greedy(
     many: Many,
     models: Sequence[str],
     tasks: Sequence[str],
+    how: Greedy,
     *,
     limit: int | None,
     progress: Progress,
@@ -27,7 +28,8 @@ def greedy(
     """Which models go into the soup, and the scores that decided it.
 
     The models in the order of their score; the first is kept, and each further one if the soup
-    with it scores no lower (Wortsman et al. 2022, recipe 1). A score is the mean over tasks.
+    with it scores no lower (Wortsman et al. 2022, recipe 1), or with ``code_compat`` higher. A
+    score is the mean over tasks.
 
     Raises:
         UsageError: a task gave no score.
@@ -56,7 +58,7 @@ def greedy(
             write(soup, Path(place) / "soup")
             found = score(str(Path(place) / "soup"))
             scores[f"soup with {models[i]}"] = found
-            if found >= best:
+            if found > best or (found == best and not how.code_compat):
                 members, best = [*members, i], found
             advance(len(models) + n + 1, total)
     return Soup(weights=shares(members)), scores
@@ -75,12 +77,13 @@ def cocktail(
 
         w_i = softmax(-loss_i / temperature)          (Xiao et al. 2023)
 
-    loss_i is the mean over examples of the mean over their answers' tokens.
+    loss_i is the mean over examples (``how.batch`` of them taken as one) of the mean over their
+    answers' tokens.
     """
     losses = {}
     with progress.bar("asking") as advance:
         for i, name in enumerate((base, *models)):
-            losses[name] = _loss(name, data, limit)
+            losses[name] = _loss(name, data, limit, how.batch)
             advance(i + 1, len(models) + 1)
     lowest = min(losses.values())
     raw = [math.exp((lowest - losses[n]) / how.temperature) for n in (base, *models)]
@@ -88,12 +91,13 @@ def cocktail(
     return Soup(base=shares[0], weights=tuple(shares[1:])), losses
 
 
-def _loss(name: str, data: Sequence[str], limit: int | None) -> float:
+def _loss(name: str, data: Sequence[str], limit: int | None, size: int) -> float:
     import torch
 
     from holdfast.data import Encoder, collate, read
     from holdfast.models.loading import load_all
     from holdfast.ordering.losses import example_losses
+    from holdfast.pieces.positions import answer
 
     records = [r for source in data for r in list(read(source))[:limit]]
     if not records:
@@ -101,10 +105,13 @@ def _loss(name: str, data: Sequence[str], limit: int | None) -> float:
     loaded = load_all(name)
     encoder = Encoder(loaded.processor)
     device = next(loaded.model.parameters()).device
-    total = 0.0
+    means: list[float] = []
     with torch.no_grad():
-        for record in records:
-            batch = collate([encoder(record)], pad_id=encoder.pad_id)
+        for start in range(0, len(records), size):
+            together = [encoder(record) for record in records[start : start + size]]
+            batch = collate(together, pad_id=encoder.pad_id)
             batch = {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}
-            total += float(example_losses(loaded.model, batch))
-    return total / len(records)
+            tokens = answer(batch).sum(1)
+            losses = example_losses(loaded.model, batch)
+            means.append(float((losses * tokens).sum() / tokens.sum()))
+    return sum(means) / len(means)

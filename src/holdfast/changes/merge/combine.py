@@ -97,7 +97,7 @@ def merge(
         if isinstance(chosen, Greedy):
             from holdfast.changes.merge.chosen import greedy
 
-            final, asked = greedy(many, given, tasks, limit=limit, progress=progress)
+            final, asked = greedy(many, given, tasks, chosen, limit=limit, progress=progress)
         elif isinstance(chosen, Cocktail):
             from holdfast.changes.merge.chosen import cocktail
 

@@ -9,10 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from holdfast.errors import UsageError
-from holdfast.methods._registry import Finite, Positive, Probability, Share, checked_settings
+from holdfast.methods._registry import (
+    Count,
+    Finite,
+    Positive,
+    Probability,
+    Share,
+    checked_settings,
+)
 from holdfast.methods._text import parse
 from holdfast.methods.merging import Density
-from holdfast.pieces.merging import Merge, Rescale, Slerp, Soup, TaskVectors, Trim
+from holdfast.pieces.merging import Average, Merge, Rescale, Slerp, Soup, TaskVectors, Trim
 from holdfast.registry import Registry
 
 
@@ -20,12 +27,16 @@ from holdfast.registry import Registry
 class Greedy:
     """A soup of the models that do not lower the score (Wortsman et al. 2022, recipe 1)."""
 
+    code_compat: bool = False
+    """Of those that raise it, as in the authors' code."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cocktail:
     """A soup of all models and the base, weighted by their loss on a few examples."""
 
     temperature: float
+    batch: int = 1
 
 
 How = Merge | Greedy | Cocktail
@@ -68,9 +79,12 @@ def soup() -> Soup:
     summary="the average of those models that raise the score on --tasks, the best first",
     paper="Wortsman et al. 2022, arXiv 2203.05482",
 )
-def greedy_soup() -> Greedy:
-    """Each model, from the best to the worst, is kept if the soup with it scores no lower."""
-    return Greedy()
+def greedy_soup(code_compat: bool = False) -> Greedy:
+    """Each model, from the best to the worst, is kept if the soup with it scores no lower.
+
+    ``code_compat``: if it scores higher, as in the authors' code.
+    """
+    return Greedy(code_compat=code_compat)
 
 
 @MERGES.register(
@@ -78,9 +92,13 @@ def greedy_soup() -> Greedy:
     summary="the average of base and models, weighted by their loss on a few examples (--data)",
     paper="Xiao et al. 2023, arXiv 2311.13534",
 )
-def lm_cocktail(temperature: Positive = 5.0) -> Cocktail:
-    """w = softmax(-loss / temperature), loss the mean over the examples' answers."""
-    return Cocktail(temperature=temperature)
+def lm_cocktail(temperature: Positive = 5.0, batch: Count = 1) -> Cocktail:
+    """w = softmax(-loss / temperature), loss the mean over the examples' answers.
+
+    ``batch``: so many examples share one mean over all their answer tokens, and the loss is the
+    mean of these; the authors' code has 2.
+    """
+    return Cocktail(temperature=temperature, batch=batch)
 
 
 @MERGES.register(
@@ -98,9 +116,14 @@ def task_arithmetic(scale: Finite = 1.0) -> TaskVectors:
     summary="trim what each model changed, elect a sign for each entry, average those of it",
     paper="Yadav et al. 2023, arXiv 2306.01708",
 )
-def ties(density: Density = 0.2, scale: Finite = 1.0, trim: Trim = "model") -> TaskVectors:
-    """``trim``: the largest entries of the whole model, or of each tensor as PEFT and mergekit."""
-    return TaskVectors(density=density, scale=scale, trim=trim, elect=True)
+def ties(
+    density: Density = 0.2, scale: Finite = 1.0, trim: Trim = "model", average: Average = "weights"
+) -> TaskVectors:
+    """``trim``: the largest entries of the whole model, or of each tensor as PEFT and mergekit.
+
+    ``average``: what weights other than 1 do, see :func:`holdfast.pieces.merging.disjoint_mean`.
+    """
+    return TaskVectors(density=density, scale=scale, trim=trim, elect=True, average=average)
 
 
 @MERGES.register(
@@ -121,10 +144,17 @@ def dare(
     paper="Yu et al. 2024, arXiv 2311.03099",
 )
 def dare_ties(
-    drop: Probability = 0.9, scale: Finite = 1.0, rescale: Rescale = "density", seed: int = 0
+    drop: Probability = 0.9,
+    scale: Finite = 1.0,
+    rescale: Rescale = "density",
+    seed: int = 0,
+    average: Average = "weights",
 ) -> TaskVectors:
-    """As ``dare``, with signs elected."""
-    return TaskVectors(drop=drop, scale=scale, rescale=rescale, seed=seed, elect=True)
+    """As ``dare``, with signs elected; ``average`` as in ``ties``."""
+    return TaskVectors(
+        drop=drop, scale=scale, rescale=rescale, seed=seed, elect=True, trim="tensor",
+        average=average,
+    )  # fmt: skip
 
 
 @MERGES.register(
