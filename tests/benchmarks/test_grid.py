@@ -16,7 +16,7 @@ from holdfast.benchmarks.grid import Member, run_grid
 from holdfast.config import resolve
 from holdfast.engine.tune import measure_base
 from holdfast.errors import MissingExtra, UnknownName
-from holdfast.models.source import fingerprint
+from holdfast.models.saving import tensors_of
 from holdfast.runs import Run
 from holdfast.runs.lock import LOCK
 
@@ -78,7 +78,7 @@ def steps(m):
 
 
 def weights(m):
-    return fingerprint(Path(m.config.out) / "model")
+    return {n: v.tolist() for n, v in tensors_of(Path(m.config.out) / "model").items()}
 
 
 def test_the_comparisons_members_are_distinct_and_resolvable():
