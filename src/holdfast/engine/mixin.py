@@ -63,6 +63,8 @@ class PlanMixin:
     reuse: Reuse | None = None
     """What steps look up instead of computing; None where nothing is seen twice."""
     bound: Bound
+    _left: str | None = None
+    """The checkpoint that training goes on from, until its random numbers are taken up."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         no_second_adapter(self.plan, kwargs)
@@ -96,6 +98,18 @@ class PlanMixin:
         self.add_callback(_AfterStep(self.bound))  # type: ignore[attr-defined]
         self.add_callback(_Begin(self))  # type: ignore[attr-defined]
 
+    # A training that goes on
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        self._left = checkpoint
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Once: the trainer would do it after the step's pieces have drawn their numbers."""
+        if checkpoint is not None and self._left is not None:
+            self._left = None
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
+
     # The loss
 
     def get_batch_samples(
@@ -105,6 +119,7 @@ class PlanMixin:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
         if rolls(self):
             return batches, items
+        self._load_rng_state(self._left)  # what comes next may draw
         if batches:
             batches = look_ahead(self, batches)
         if batches and self.token_terms:

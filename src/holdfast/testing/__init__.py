@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from holdfast.testing.battery import check_entry, check_method, check_plan, check_training
 from holdfast.testing.models import Tiny, tiny_llama, tiny_llava
+from holdfast.testing.resume import check_resume
 
 __all__ = [
     "Tiny",
     "check_entry",
     "check_method",
     "check_plan",
+    "check_resume",
     "check_training",
     "tiny_llama",
     "tiny_llava",
