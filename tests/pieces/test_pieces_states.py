@@ -74,6 +74,24 @@ def test_the_mean_and_its_gradient_are_over_violating_entries_only():
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 1 / count))
 
 
+def test_thresholds_and_margin_are_what_the_released_trainer_returns():
+    """Qznan/GeRe at 34d74f5 on two texts of four and two tokens."""
+    n = torch.arange(24.0).reshape(2, 4, 3)
+    kept, now = (0.37 * n * n).sin(), (0.37 * n * n).sin() + 0.4 * (0.61 * n).cos()
+    now[0, 0] = kept[0, 0]
+    now[0, 1, 0] = 0.7426277399  # 1e-5 above its threshold
+    tokens = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    low, high = bands([kept[0], kept[1, :2]])
+    torch.testing.assert_close(low, torch.tensor([-0.53211319, -0.63411969, -0.52206266]))
+    torch.testing.assert_close(high, torch.tensor([0.74261773, 0.25457048, 0.76896858]))
+    outputs = _outputs(now[tokens], kept[tokens])
+    for slack, count, mean in ((0.0, 6, 0.1699157506), (1e-4, 5, 6 / 5 * 0.1699157506)):
+        term = StateMargin(slack=slack)
+        term.survey([kept[tokens]])
+        assert int(term.sizes(outputs).sum()) == count
+        assert float(term(outputs).sum()) / count == pytest.approx(mean, rel=1e-4)
+
+
 def test_states_that_did_not_move_cost_nothing():
     kept = torch.randn(30, 4)
     term = StateMargin()

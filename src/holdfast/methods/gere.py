@@ -26,6 +26,7 @@ def gere(
     interpolate: Count | None = None,
     width: Positive = 1.0,
     temperature: Positive = 2.0,
+    slack: NotNegative = 1e-4,
 ) -> Plan:
     """Cross-entropy on new data and general texts, and a margin on the texts' states.
 
@@ -44,8 +45,9 @@ def gere(
     Departures: the released code averages each loss over a micro-batch; here every mean is over
     the whole optimizer step, so that cutting a step differently changes nothing (a step of
     several passes runs twice for that, the first time without gradient). The base's states
-    are computed again or looked up in place of a file written beforehand. Violations below 1e-4
-    sigma are taken for rounding.
+    are computed again or looked up in place of a file written beforehand. Violations below
+    ``slack`` sigma are taken for rounding; the code counts every one. The code's KL has no T^2
+    and averages over padding too: ``weight=0.25`` is its scale at T = 2.
 
     Args:
         texts: the source that holds them: a name that the stage's ``sources`` has, a data file,
@@ -59,8 +61,10 @@ def gere(
             and new data are shuffled as one set, and an epoch reads both.
         width: thresholds in standard deviations; the paper's is 1.
         temperature: T of ``keep=logits``.
+        slack: a state that leaves its band by no more than so many standard deviations is in it;
+            0 as the released code.
     """
-    kept = _kept(texts, keep, weight, width, temperature)
+    kept = _kept(texts, keep, weight, width, temperature, slack)
     losses: tuple[TokenTerm, ...] = (
         PartCrossEntropy(source=NEW, beside=LOSSES, name=LOSSES[0]),
         PartCrossEntropy(source=texts, beside=LOSSES, name=LOSSES[1]),
@@ -70,7 +74,12 @@ def gere(
 
 
 def _kept(
-    texts: str, keep: str, weight: float | str | None, width: float, temperature: float
+    texts: str,
+    keep: str,
+    weight: float | str | None,
+    width: float,
+    temperature: float,
+    slack: float,
 ) -> tuple[StateTerm | Distill, ...]:
     balanced = weight == "dy"
     if balanced and keep != "margin":
@@ -80,7 +89,8 @@ def _kept(
         return ()
     if keep == "margin":
         balance = LOSSES if balanced else ()
-        return (StateMargin(weight=value, source=texts, width=width, balance=balance),)
+        term = StateMargin(weight=value, source=texts, width=width, slack=slack, balance=balance)
+        return (term,)
     if keep == "logits":
         return (
             Distill(

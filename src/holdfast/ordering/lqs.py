@@ -31,6 +31,7 @@ def lqs(
     batch: Steps = 16,
     interval: Steps = 10,
     official: bool = False,
+    together: Steps = 1,
 ) -> list[float]:
     """gamma_n = sum_t lambda_{t+1}^T grad l_n(theta_t) / ||grad l_n(theta_{t+1})||.
 
@@ -56,14 +57,21 @@ def lqs(
     Args:
         rate: eta.
         batch: examples of a step.
-        official: the released code's choice for the last visited state: it counts too, with 1 in
-            place of a later norm. Here it gives the first norms and no product. The code also
-            multiplies by eta, which changes no rank.
+        official: the released code's choice of states: those below T whose number ``interval``
+            divides; the last of them counts too, with 1 in place of a later norm. Here states are
+            counted from T, which gives the first norms and no product. The code also multiplies
+            by eta, which changes no rank.
+        together: with ``official``, the examples that the released code scores at once (8 in its
+            configuration). Above 1 it divides every example's product by every norm of its batch
+            and keeps the first N of the N * ``together`` quotients, so that most scores belong to
+            other examples (:func:`paired`). At 1 it is the paper's score.
     """
+    if together > 1 and not official:
+        raise UsageError(f"'lqs' was given together={together}; it needs official=true.")
     if not len(work.target):
         raise UsageError("the scorer 'lqs' measures what serves a target set; give --target DATA.")
     proxy = Proxy(work, steps, rate, batch)
-    looked = set(visits(steps - 1, interval) if official else visits(steps, interval))
+    looked = set(range(0, steps, interval) if official else visits(steps, interval))
     proxy.run()
     read = PerExample(work.model, proxy.names)
     found: dict[int, list[Row]] = {}
@@ -79,7 +87,8 @@ def lqs(
         found[t] = by_chunks(work, _rows(t), _all_there, "")
     proxy.forget()
     _file(work).unlink(missing_ok=True)
-    return combined([found[t] for t in sorted(looked, reverse=True)], official=official)
+    seen = [found[t] for t in sorted(looked, reverse=True)]
+    return combined(seen, official=official, together=together)
 
 
 def _rows(t: int) -> str:
@@ -90,16 +99,29 @@ def _all_there(indices: Sequence[int]) -> list[Row]:
     raise AssertionError(f"examples {list(indices)[:3]} were not looked at")
 
 
-def combined(seen: Sequence[Sequence[Row]], *, official: bool = False) -> list[float]:
+def combined(
+    seen: Sequence[Sequence[Row]], *, official: bool = False, together: int = 1
+) -> list[float]:
     """Scores from the [product, norm] of every example at the visited states, the last first."""
     total = [0.0] * len(seen[0])
     later: Sequence[Row] = [[0.0, 1.0]] * len(total)
     for place, rows in enumerate(seen):
-        for n, (product, _) in enumerate(rows):
-            if place or official:
-                total[n] += product / max(later[n][1], SMALLEST)
+        for n in range(len(rows)) if place or official else ():
+            product, norm = paired(n, len(rows), together)
+            total[n] += rows[product][0] / max(later[norm][1], SMALLEST)
         later = rows
     return total
+
+
+def paired(n: int, count: int, together: int) -> tuple[int, int]:
+    """Whose product and whose norm the released code makes the score of example ``n`` of.
+
+    Its map over a batch of B examples does not take the norms apart, so that a batch gives B * B
+    quotients, row by row; of all batches' quotients the first ``count`` are the scores.
+    """
+    size = min(together, count)
+    batch, rest = divmod(n, size * size)
+    return batch * size + rest // size, batch * size + rest % size
 
 
 def _backwards(work: Work, proxy: Proxy, looked: set[int]) -> Iterator[tuple[int, State | None]]:

@@ -11,9 +11,6 @@ from holdfast.plan import Outputs, Reference
 if TYPE_CHECKING:
     from torch import Tensor
 
-SLACK = 1e-4
-"""A state that leaves its band by less than this share of sigma is within kernels' rounding."""
-
 
 def bands(states: Iterable[Tensor], width: float = 1.0) -> tuple[Tensor, Tensor]:
     """mu - width * sigma and mu + width * sigma of each dimension, both [D] float32.
@@ -80,6 +77,8 @@ class StateMargin:
     source: str = "general"
     width: float = 1.0
     """Thresholds are so many standard deviations from the mean."""
+    slack: float = 1e-4
+    """A state that leaves its band by no more than this share of sigma is within rounding."""
     balance: tuple[str, ...] = ()
     """Terms whose mean this one is scaled to equal at every step; none: ``weight`` counts."""
     reference: Reference | None = "base"
@@ -119,7 +118,7 @@ class StateMargin:
         assert self._bands is not None, "a survey comes before the first step"
         low, high = (band.to(now.device) for band in self._bands)
         found = margin(now, kept, low, high)
-        return torch.where(found > SLACK * (high - low) / (2 * self.width), found, 0.0)
+        return torch.where(found > self.slack * (high - low) / (2 * self.width), found, 0.0)
 
 
 @dataclass(kw_only=True)
