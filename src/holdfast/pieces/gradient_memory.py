@@ -42,7 +42,7 @@ class Diverse(Rehearse):
         drawn.shuffle(stream)
         memory = Greedy(
             self.capacity, _gradient_of(ended), drawn, self.references,
-            list(self.places), list(self.scores),
+            self.batch, list(self.places), list(self.scores),
         )  # fmt: skip
         for start in range(0, len(stream), self.batch):
             memory.meet(stream[start : start + self.batch])
@@ -67,30 +67,33 @@ Gradient = Callable[[Sequence[Place]], "Tensor"]
 class Greedy:
     """GSS-Greedy: a memory that examples enter if their gradient points away from it.
 
-    It fills unconditionally. Once full, a batch is looked at only if its gradient has a
-    negative cosine with those of ``references`` random batches of the memory. Then for each new
-    example an old one is drawn with probability proportional to its score (scaled to 0..1), and
-    gives way with probability c / (c + s), where c and s are the scores of the old and the new
-    one as (cosine + 1) / 2.
+    The score of an example is the largest cosine of its gradient with those of ``references``
+    random batches of ``size`` examples of the memory. It fills unconditionally; its first batch
+    has the scores 0.1. Once full, a batch is looked at only if its own gradient scores below 0.
+    Then for each new example an old one is drawn with probability proportional to its score
+    (scaled to 0..1), and gives way with probability c / (c + s), where c and s are the scores of
+    the old and the new one as (cosine + 1) / 2.
     """
 
     capacity: int | None
     gradient: Gradient
     drawn: random.Random
     references: int = 10
+    size: int = 10
     places: list[Place] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
 
     def meet(self, batch: Sequence[Place]) -> None:
         """A batch of the stream passes by."""
         room = len(batch) if self.capacity is None else self.capacity - len(self.places)
-        for place in batch[: max(0, room)]:
-            self.scores.append(self._score([place], self._references(1)) if self.places else 0.1)
-            self.places.append(place)
-        rest = batch[max(0, room) :]
+        first, rest = batch[: max(0, room)], batch[max(0, room) :]
+        if first:
+            others = self._references()
+            self.scores += [self._score([place], others) if others else 0.1 for place in first]
+            self.places += first
         if not rest:
             return
-        others = self._references(len(rest))
+        others = self._references()
         if self._score(rest, others) >= 0:
             return
         for place, old in zip(rest, self._candidates(len(rest)), strict=False):
@@ -99,12 +102,11 @@ class Greedy:
             if self.drawn.random() < (c / (c + s) if c + s else 0.5):
                 self.places[old], self.scores[old] = place, new
 
-    def _references(self, size: int) -> list[Tensor]:
-        """Gradients of random batches of the memory."""
-        size = min(max(size, 1), len(self.places))
-        count = min(self.references, len(self.places) // size)
-        order = self.drawn.sample(self.places, count * size)
-        return [self.gradient(order[i * size : (i + 1) * size]) for i in range(count)]
+    def _references(self) -> list[Tensor]:
+        """Gradients of random batches of the memory, the last of which may be smaller."""
+        order = self.drawn.sample(self.places, len(self.places))
+        starts = range(0, len(order), self.size)[: self.references]
+        return [self.gradient(order[i : i + self.size]) for i in starts]
 
     def _score(self, places: Sequence[Place], others: Sequence[Tensor]) -> float:
         """The largest cosine between a gradient and others."""
