@@ -117,6 +117,11 @@ def _others(styles: Sequence[Style], own: Style, share: float) -> list[Style]:
     return others
 
 
+def rewritten(record: Record) -> bool:
+    """Whether :func:`diversify` made it: no test is made of such records."""
+    return record.meta.get("style") in STYLES and "original" in record.meta
+
+
 def own_style(records: Sequence[Record]) -> Style:
     """The style that most answers have, by their look; ties go to ``short``."""
     looks: Counter[Style] = Counter({"short": 0})

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from holdfast.config import RunConfig, Stage
 from holdfast.data import DataSet, Record, read
+from holdfast.data.styles import rewritten
 from holdfast.errors import DataError, UsageError
 from holdfast.tasks import Task, load_task, task_from_records
 
@@ -109,23 +110,32 @@ def _enough(train: list[int], config: RunConfig) -> list[int]:
 def split(data: DataSet, share: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices to train on and to hold back, seeded; records that share an image stay together.
 
+    Records that were rewritten in another style (``holdfast prepare styles``) are for training:
+    a test keeps the data's own style. One whose image is held back with others is left out.
+
     Raises :class:`DataError` when nothing would be left on one of the sides.
     """
     groups: dict[object, list[int]] = {}
+    own: set[int] = set()
     for index in range(len(data)):
         record = data[index]
+        if not rewritten(record):
+            own.add(index)
         images = tuple(i.path or i.data for i in record.images)
         groups.setdefault(images or index, []).append(index)
     order = list(groups.values())
     random.Random(seed).shuffle(order)
     wanted = min(MOST_HELD_BACK, max(1, round(share * len(data))))
     held: list[int] = []
-    while order and len(held) < wanted:
-        held += order.pop()
-    train = [i for group in order for i in group]
-    if not train:
+    train: list[int] = []
+    for group in reversed(order):
+        mine = [i for i in group if i in own] if len(held) < wanted else []
+        held += mine
+        train += [] if mine else group
+    if not train or not held:
         raise DataError(
-            f"{data.source} is too small to hold records back for a test ({len(data)} records); "
+            f"{data.source} is too small to hold records back for a test ({len(data)} records, "
+            f"{len(own)} of them not rewritten in another style); "
             "give a test of its own with --test."
         )
     return sorted(train), sorted(held)
