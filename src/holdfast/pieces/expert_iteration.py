@@ -27,8 +27,8 @@ REFUSALS = ("i don't know", "sorry", "too difficult", "unfortunate", "no answer"
 """A reply with one of these refuses."""
 _SAME = 0.003
 """A change of precision and of refusals that ends an iteration at one threshold."""
-_MOST = 4
-"""Iterations at one threshold."""
+_MOST = 3
+"""Iterations at one threshold, at most."""
 
 
 def refuses(text: str) -> bool:
@@ -204,13 +204,14 @@ class ExpertIteration(Rewrites):
         ]
         answered = refused.count(False)
         precision, share = sum(right) / max(1, answered), sum(refused) / len(refused)
-        if self.rounds == 2 and not self.known:
+        if self.rounds == 2 and self.score < 0:
             depths = [text.count(self.mark) for text in texts]
             of_refusals = [d for d, no in zip(depths, refused, strict=True) if no]
             # tau is the first precision; 0 would leave nothing but the best answer to be drawn
             self.curve = (*first_threshold(of_refusals, depths), max(precision, 1e-3))
         value = (1 - self.caution) * precision + self.caution * (1 - share)
-        self.known[self.at] = max(value, self.known.get(self.at, -1.0))
+        if self.rounds > 2:  # before, no threshold had a part in it
+            self.known[self.at] = max(value, self.known.get(self.at, -1.0))
         if value > self.score:
             self.score = value
             self.best = {n: p.detach().to("cpu", copy=True) for n, p in step.parameters.items()}
@@ -220,10 +221,10 @@ class ExpertIteration(Rewrites):
 
     def _climb(self, policy: Policy, step: Ahead) -> None:
         now = self._measure(policy, step)
-        self.here += 1
+        self.here += self.rounds > 2
         same = all(abs(a - b) < _SAME for a, b in zip(now, self.last, strict=True))
         self.last = now
-        if same or self.here > _MOST:
+        if same or self.here >= _MOST:
             further = next_offset(self.known)
             self.at = self.at if further is None else further
             self.here, self.last = 0, (-1.0, -1.0)

@@ -26,8 +26,8 @@ class Refresh:
     descends L + (gamma / 2) g^T (damping + F)^-1 g. In the first stage F is 0.
 
     ``form="code"`` is what the released code does: theta + delta (v + 0.001 noise) /
-    (1 + 0.001 F) with v the direction in which the cross-entropy on the new examples rises,
-    scaled to each tensor's own norm. ``gamma=0`` and ``delta=0`` change nothing, to the bit.
+    (1 + 0.001 F) with v the direction in which the plan's loss on the stage's own examples rises
+    (beside ``der``, as there, their cross-entropy), scaled to each tensor's own norm. ``gamma=0`` and ``delta=0`` change nothing, to the bit.
 
     F is F * decay + F_new, read at the end of each stage on ``examples`` sequences. A weight
     whose F is not known (an adapter's) has 0.
