@@ -27,7 +27,8 @@ class Refresh:
 
     ``form="code"`` is what the released code does: theta + delta (v + 0.001 noise) /
     (1 + 0.001 F) with v the direction in which the plan's loss on the stage's own examples rises
-    (beside ``der``, as there, their cross-entropy), scaled to each tensor's own norm. ``gamma=0`` and ``delta=0`` change nothing, to the bit.
+    (beside ``der``, as there, their cross-entropy), scaled to each tensor's own norm.
+    ``gamma=0`` and ``delta=0`` change nothing, to the bit.
 
     F is F * decay + F_new, read at the end of each stage on ``examples`` sequences. A weight
     whose F is not known (an adapter's) has 0.
