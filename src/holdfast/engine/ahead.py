@@ -13,9 +13,9 @@ from holdfast.engine.carrying import pieces
 from holdfast.engine.forward import logits_at, next_labels
 from holdfast.engine.policy import LivePolicy
 from holdfast.errors import UsageError
+from holdfast.pieces.chooser import announced
 from holdfast.pieces.objectives import cross_entropy
 from holdfast.pieces.rows import KeepRows
-from holdfast.plan import TAGS
 
 
 def look_ahead(trainer: Any, batches: list[Any]) -> list[Any]:
@@ -106,7 +106,7 @@ def losses(trainer: Any, batches: Sequence[Mapping[str, Any]]) -> list[Tensor]:
 
 
 def _row_losses(model: Any, batch: Mapping[str, Any]) -> Tensor:
-    features = {k: v for k, v in batch.items() if k not in ("labels", *TAGS)}
+    features = announced(model, batch)
     targets = next_labels(batch["labels"])
     wanted = targets != -100
     values = cross_entropy(logits_at(model, model, features, wanted), targets[wanted])

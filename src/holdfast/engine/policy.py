@@ -14,8 +14,9 @@ from holdfast.data import Encoder, collate
 from holdfast.data.aligned import SEQUENCE_KEYS
 from holdfast.engine.forward import logits_at, next_labels
 from holdfast.errors import DataError, UsageError
+from holdfast.pieces.chooser import announced
 from holdfast.pieces.per_example import rows_of
-from holdfast.plan import NEW, TAGS, WRITTEN, source_id
+from holdfast.plan import NEW, WRITTEN, source_id
 from holdfast.tasks.batches import asked, context_length
 from holdfast.tasks.decoding import Pick, Sampled, likeliest
 from holdfast.tasks.generation import stop_ids, write_tokens
@@ -196,7 +197,7 @@ class LivePolicy:
         found: list[Tensor] = []
         for start in range(0, len(rows), PASS):
             batch = self.batch(rows[start : start + PASS])
-            wanted, features = _answers(batch)
+            wanted, features = self._answers(batch)
             with asked(self.model), self.trainer.compute_loss_context_manager():
                 logits = logits_at(self.model, self.model, features, wanted)
             each = (logits.float() / temperature).log_softmax(-1)
@@ -205,10 +206,14 @@ class LivePolicy:
         return found
 
     def consult(self, reference: str, rows: Sequence[Question]) -> Tensor:
-        wanted, features = _answers(self.batch(rows))
+        wanted, features = self._answers(self.batch(rows))
         known = self.trainer.bound.references[reference]
         logits: Tensor = known.logits(self.model, features, wanted)
         return logits
+
+    def _answers(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """[B, T] where answers are predicted, and the model's inputs."""
+        return next_labels(batch["labels"]) != -100, announced(self.model, batch)
 
     def note(self, name: str, value: float) -> None:
         self.trainer.note_value(name, value)
@@ -241,12 +246,6 @@ def _behind(known: Mapping[str, Tensor], begin: int, tokens: Sequence[int]) -> d
         made[key] = torch.cat([known[key][:begin], more])
     made["labels"][:begin] = -100
     return made
-
-
-def _answers(batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-    """[B, T] where answers are predicted, and the model's inputs."""
-    features = {k: v for k, v in batch.items() if k not in ("labels", *TAGS)}
-    return next_labels(batch["labels"]) != -100, features
 
 
 def _unpadded(row: Mapping[str, Any]) -> dict[str, Tensor]:

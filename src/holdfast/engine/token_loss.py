@@ -14,14 +14,12 @@ from holdfast.engine.recall import last_states
 from holdfast.engine.sparing import sparing
 from holdfast.engine.terms import Pass, Totals, need_totals, survey, totals, wanted_references
 from holdfast.engine.tiles import PlainHead
+from holdfast.pieces.chooser import announced
 from holdfast.pieces.distill import CrossEntropy
-from holdfast.plan import TAGS, StateTerm, TokenTerm, Weighed
+from holdfast.plan import StateTerm, TokenTerm, Weighed
 
 if TYPE_CHECKING:
     from holdfast.engine.mixin import PlanMixin
-
-NOT_READ = ("labels", "use_cache", *TAGS)
-"""Entries of a batch that are not the model's."""
 
 
 class TokenLoss:
@@ -61,7 +59,7 @@ class TokenLoss:
 
     def __call__(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """A pass's share of the loss of the whole step, weighted; a scalar."""
-        features = {k: v for k, v in inputs.items() if k not in NOT_READ}
+        features = self._features(inputs)
         alone = self._alone(model, inputs, features)
         if alone is not None:
             return alone
@@ -102,11 +100,14 @@ class TokenLoss:
         with torch.random.fork_rng(cuda), self.trainer.compute_loss_context_manager():
             for batch in batches:
                 inputs = self.trainer._prepare_inputs(batch)
-                features = {k: v for k, v in inputs.items() if k not in NOT_READ}
-                found.append(
-                    self._pass(self.trainer.model_wrapped, inputs, features).sums(self.terms)
-                )
+                here = self._pass(self.trainer.model_wrapped, inputs, self._features(inputs))
+                found.append(here.sums(self.terms))
         return Totals(*self._over_ranks(torch.stack(totals(found, counts))))
+
+    def _features(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's inputs, once it is said what of them is prompt."""
+        given = announced(self._inner(), inputs)
+        return {k: v for k, v in given.items() if k != "use_cache"}
 
     def _pass(self, model: nn.Module, inputs: Any, features: dict[str, Any]) -> Pass:
         """The model and its references at the positions that the terms ask for."""

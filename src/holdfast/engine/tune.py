@@ -268,7 +268,7 @@ class _Tuning:
         if stage < len(checked.skills):
             self.base_weights = {**trained.before, **self.base_weights}
         self.changed = list(dict.fromkeys([*self.changed, *trained.changed]))
-        adapt = checked.plan.adapt
+        adapt = plan.adapt
         self.structure = adapt.structure() if adapt is not None else self.structure
         with telling(self.place):
             self._save(folder, {"trained_parameters": trained.trained})

@@ -63,6 +63,7 @@ from holdfast.methods.reinforcement import (
     rloo,
     self_sft,
 )
+from holdfast.methods.sapt import sapt
 from holdfast.methods.scole import scole
 from holdfast.methods.selfless import selfless
 from holdfast.methods.sparcl import sparcl
@@ -130,6 +131,7 @@ __all__ = [
     "rloo",
     "sa_proj",
     "sa_proj_gate_up",
+    "sapt",
     "scole",
     "self_sft",
     "selfless",

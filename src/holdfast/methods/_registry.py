@@ -46,6 +46,7 @@ METHODS: Registry[Callable[..., Plan]] = Registry(
     "holdfast.methods.mora",
     "holdfast.methods.l2m",
     "holdfast.methods.expert_gates",
+    "holdfast.methods.sapt",
     "holdfast.methods.selfless",
     "holdfast.methods.fpf",
     "holdfast.methods.sparcl",
@@ -110,11 +111,15 @@ def checked_settings(
     return _bind(name, function, (), settings)
 
 
-def describe() -> list[Described]:
-    """Every method with its settings and their defaults, in the order of registration."""
+def describe(registry: Registry[Any] = METHODS) -> list[Described]:
+    """Every method with its settings and their defaults, in the order of registration.
+
+    Args:
+        registry: another one whose entries are functions of settings.
+    """
     return [
         Described(entry.name, entry.summary, entry.paper, _defaults(entry.value))
-        for entry in METHODS
+        for entry in registry
     ]
 
 

@@ -1,19 +1,18 @@
-"""Linear layers with a bank of low-rank updates, of which each row of a batch uses one."""
+"""Linear layers with a bank of low-rank updates, of which each row of a batch uses one, or all."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from holdfast.anatomy import naming
 from holdfast.errors import ModelError, SelectorError
 from holdfast.pieces.atoms import widths
+from holdfast.pieces.chooser import Chooser
 
 if TYPE_CHECKING:
     from holdfast.anatomy import Anatomy, Part
@@ -21,89 +20,6 @@ if TYPE_CHECKING:
 
 Reads = Literal["input", "output"]
 """What an update reads: the layer's input, as LoRA, or what the layer made of it."""
-
-
-class Chooser(nn.Module, ABC):
-    """Says, once a forward pass, which entry of the bank each row uses.
-
-    It reads the hidden states that enter the first block of a tower, where the tokens count
-    that are no padding and, where it is known, belong to the prompt. The tokens of a reply that
-    is being generated change nothing: the choice is the prompt's.
-    """
-
-    whole_rows = True
-    """Rows must not be packed behind each other, and none of their embeddings left out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.chosen: Tensor | None = None
-        """[B], of the pass at hand; None: no update is added."""
-        self.prompts: tuple[Tensor, Tensor] | None = None
-        """``input_ids`` [B, T] of the batch that comes next, and which of them are prompt."""
-        self._given: Mapping[str, Any] | None = None
-        self._grad = False
-
-    @abstractmethod
-    def choose(self, hidden: Tensor, counts: Tensor) -> Tensor | None:
-        """[B] entries.
-
-        Args:
-            hidden: [B, T, D], what enters the first block.
-            counts: [B, T] bool, the tokens to read.
-        """
-
-    def watch(self, model: nn.Module, block: str) -> None:
-        """Be told of every pass of ``model``, whose first block is ``block``."""
-        root, _ = naming.unwrap(model)
-        root.register_forward_pre_hook(self._begin, with_kwargs=True)
-        root.get_submodule(block).register_forward_pre_hook(self._enter, with_kwargs=True)
-
-    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        past = kwargs.get("past_key_values")
-        if past is not None and past.get_seq_length() > 0 and self.chosen is not None:
-            self._given = None  # a reply goes on
-            return
-        self._given = {**kwargs, **({"input_ids": args[0]} if args else {})}
-        self._grad = torch.is_grad_enabled()
-        self.chosen = None
-
-    def _enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._given is None:
-            return  # the same pass again, for checkpointed activations
-        given, self._given = self._given, None
-        hidden = args[0] if args else kwargs["hidden_states"]
-        self.chosen = self.choose(hidden, self._counting(hidden, given))
-
-    def _counting(self, hidden: Tensor, given: Mapping[str, Any]) -> Tensor:
-        """[B, T]: the tokens that say which entry is meant."""
-        counts = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        mask = given.get("attention_mask")
-        if "states" in given:  # a decision transformer reads (return, state, action) in turn
-            counts[:] = False
-            counts[:, 1::3] = True if mask is None else mask.bool()
-            return counts
-        if isinstance(mask, Tensor) and mask.shape == counts.shape:
-            counts &= mask.bool()
-        prompt = self._prompt(given)
-        if prompt is None or prompt.shape != counts.shape:
-            return counts
-        asked = counts & prompt
-        return torch.where(asked.any(1, keepdim=True), asked, counts)
-
-    def _prompt(self, given: Mapping[str, Any]) -> Tensor | None:
-        labels, ids = given.get("labels"), given.get("input_ids")
-        if isinstance(labels, Tensor) and isinstance(ids, Tensor) and labels.shape == ids.shape:
-            return prompt_of(labels)
-        if self.prompts is None or not isinstance(ids, Tensor):
-            return None
-        known, prompt = self.prompts
-        same = known is ids or (known.shape == ids.shape and torch.equal(known, ids))
-        return prompt if same else None
-
-
-def prompt_of(labels: Tensor) -> Tensor:
-    """[B, T]: the tokens before the first supervised one."""
-    return (labels != -100).cumsum(1) == 0
 
 
 class Updates(nn.Module):
@@ -126,11 +42,33 @@ class Updates(nn.Module):
         self.downs.append(nn.Parameter(down))
         self.ups.append(nn.Parameter(like.new_zeros(entries, outside, rank)))
 
-    def forward(self, read: Tensor, chosen: Tensor) -> Tensor:
-        """[B, T, in] to [B, T, out]; ``chosen`` [B]."""
+    def forward(self, read: Tensor, chosen: Tensor, through: bool = True) -> Tensor:
+        """[B, T, in] to [B, T, out].
+
+        Args:
+            chosen: [B], the entry of each row; or [B, E], how much of each entry it gets.
+            through: with the latter, whether gradients reach ``read`` through entries older than
+                the newest.
+        """
+        if chosen.is_floating_point():
+            return self._mixed(read, chosen.to(read.dtype), through)
         down = torch.cat([p.to(read.dtype) for p in self.downs])[chosen]
         up = torch.cat([p.to(read.dtype) for p in self.ups])[chosen]
         return self.scale * torch.einsum("bti,bri,bor->bto", read, down, up)
+
+    def _mixed(self, read: Tensor, shares: Tensor, through: bool) -> Tensor:
+        """sum_e shares[b, e] * s * B_e A_e x."""
+        total: Any = 0.0
+        begin = 0
+        for place, (down, up) in enumerate(zip(self.downs, self.ups, strict=True), 1):
+            seen = read if through or place == len(self.downs) else read.detach()
+            own = shares[:, begin : begin + len(down)]
+            inside = torch.einsum("bti,eri->bter", seen, down.to(read.dtype))
+            weighed = inside * own[:, None, :, None]
+            total = total + torch.einsum("bter,eor->bto", weighed, up.to(read.dtype))
+            begin += len(down)
+        mixed: Tensor = self.scale * total
+        return mixed
 
 
 class Banked(nn.Module):
@@ -145,7 +83,7 @@ class Banked(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T, in] to [B, T, out], or the same with rows and tokens in one dimension."""
         made: Tensor = self.base_layer(hidden)
-        chosen = self._chooser[0].chosen
+        chosen, through = self._chooser[0].chosen, self._chooser[0].through
         if chosen is None:
             return made
         rows = len(chosen)
@@ -156,7 +94,7 @@ class Banked(nn.Module):
             assert isinstance(update, Updates)
             at: Any = update.rows
             seen = read if update.reads == "input" else flat if at is None else flat[..., at]
-            more = update(seen, chosen)
+            more = update(seen, chosen, through)
             result = result + more if at is None else result.index_add(-1, at, more)
         return result.reshape(made.shape)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from holdfast.anatomy import naming
-from holdfast.pieces.bank import Chooser
+from holdfast.pieces.chooser import Chooser
 
 
 class _Enough(BaseException):

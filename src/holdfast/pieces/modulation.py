@@ -123,13 +123,10 @@ class ModulationPool:
         return pull
 
     def positions(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The first answer token of each row; what stands before is the query of the next pass."""
-        from holdfast.pieces.bank import prompt_of
+        """The first answer token of each row."""
         from holdfast.pieces.positions import answer
 
         wanted = answer(batch)
-        if self._pool is not None and "input_ids" in batch:
-            self._pool.prompts = (batch["input_ids"], prompt_of(batch["labels"]))
         return wanted & (wanted.cumsum(1) == 1)
 
     def __call__(self, outputs: Outputs) -> Tensor:

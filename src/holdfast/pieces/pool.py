@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from holdfast.pieces.bank import Chooser
+from holdfast.pieces.chooser import Chooser
 
 
 class KeyPool(Chooser):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from holdfast.carried import MEMORY, Ended, State
-from holdfast.plan import TAGS, Outputs, Reference
+from holdfast.plan import Outputs, Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,12 +149,13 @@ class StoredLogits:
         """For each example, the logits at its answer tokens [n, V], or the largest of them."""
         import torch
 
+        from holdfast.pieces.chooser import announced
         from holdfast.pieces.positions import answer
 
         found: list[dict[str, Tensor]] = []
         for start in range(0, len(indices), self.batch_size):
             batch = ended.batch(indices[start : start + self.batch_size])
-            features = {k: v for k, v in batch.items() if k not in ("labels", *TAGS)}
+            features = announced(ended.model, batch)
             with torch.no_grad():
                 logits = ended.model(**features, use_cache=False).logits
             for row, wanted in zip(logits, answer(batch), strict=True):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import ModelError, nearest
-from holdfast.pieces import expert_gates, experts, lora, modulation, mora
+from holdfast.pieces import expert_gates, experts, lora, modulation, mora, shared_attention
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,7 @@ KINDS: dict[str, Rebuild] = {
     "mora": mora.rebuild,
     "l2m": modulation.rebuild,
     "expert-gates": expert_gates.rebuild,
+    "sapt": shared_attention.rebuild,
 }
 """How each kind of structure (see :meth:`holdfast.plan.Adapter.structure`) is built."""
 

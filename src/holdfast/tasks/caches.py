@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.pieces import chooser
+
 
 def is_plain(cache: Any) -> bool:
     """Whether rows can be copied and moved: keys and values only, no recurrent state."""
@@ -32,6 +34,7 @@ def fork(cache: Any, rows: Tensor) -> Any:
     forked = copy.copy(cache)
     forked.layers = [copy.copy(layer) for layer in cache.layers]
     forked.batch_select_indices(rows)
+    chooser.selected(forked, rows)
     return forked
 
 
@@ -43,6 +46,7 @@ def joined(upper: Any, lower: Any) -> Any:
         layer.values = torch.cat([widened(layer.values, width), widened(other.values, width)])
         if layer.is_sliding:
             layer.cumulative_length = max(layer.cumulative_length, other.cumulative_length)
+    chooser.joined(upper, lower)
     return upper
 
 

@@ -12,6 +12,7 @@ from holdfast.data import Encoder, collate
 from holdfast.data.aligned import SEQUENCE_KEYS
 from holdfast.data.records import Record
 from holdfast.errors import DataError
+from holdfast.pieces.chooser import announce, decides
 from holdfast.progress import Advance
 from holdfast.tasks.batches import Prompts, asked, forward_names, in_batches, to_model
 from holdfast.tasks.branches import branch_logits, distrust, may_branch, settle, width_of
@@ -170,6 +171,8 @@ class _Reader:
         self.model, self.pad_id = model, pad_id
         names = forward_names(model)
         self.trims = "logits_to_keep" in names
+        self.apart = decides(model)
+        """Whether each row's own prompt has to be read as one."""
         self.shares = "position_ids" in names and not any(
             hasattr(module, "rope_deltas") for module in model.modules()
         )
@@ -195,7 +198,9 @@ class _Reader:
         numbers are the same.
         """
         many = [list(dict.fromkeys(cs)) for cs in continuations]
-        if not self.shares or _header(prompts) or all(len(c) == 1 for cs in many for c in cs):
+        if self.apart or not self.shares or _header(prompts):
+            return None
+        if all(len(c) == 1 for cs in many for c in cs):
             return None
         width = max(width_of(p, cs) for p, cs in zip(prompts, many, strict=True))
         sure = may_branch(self.model, width)
@@ -253,7 +258,7 @@ class _Reader:
 
         What all prompts begin with (the examples of a few-shot task) is read once for all.
         """
-        shared = _header(prompts)
+        shared = 0 if self.apart else _header(prompts)
         cache = self._read_header(prompts[0], shared) if shared else None
         if cache is None:
             shared = 0
@@ -306,6 +311,10 @@ class _Reader:
             encoded = [_extended(prompts[b], c) for b, c in picked]
             batch = to_model(collate(encoded, pad_id=self.pad_id, side="right"), self.model)
             width = batch["input_ids"].shape[1]
+            if self.apart:
+                begin = torch.tensor(starts, device=batch["input_ids"].device)[:, None]
+                places = torch.arange(width, device=begin.device)
+                announce(self.model, batch["input_ids"], places <= begin)
             logits = self.model(**batch, use_cache=False, **self._keep(width - min(starts))).logits
             skipped = width - logits.shape[1]
             windows = [
