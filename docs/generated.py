@@ -220,7 +220,23 @@ def _quoted(figure: dict[str, Any]) -> list[str]:
     sections = json.loads((ROOT / figure["file"]).read_text(encoding="utf-8"))["sections"]
     if figure["section"] not in sections:
         raise ValueError(f"{figure['file']} has no section '{figure['section']}'")
-    return [line.replace("|", "\\|").replace("[", "\\[") for line in sections[figure["section"]]]
+    said = []
+    for block in sections[figure["section"]]:
+        if isinstance(block, str):
+            said.append(block)
+        else:
+            said += _rows(block, figure.get("recipes"))
+    return [line.replace("|", "\\|").replace("[", "\\[") for line in said]
+
+
+def _rows(table: dict[str, Any], recipes: list[str] | None) -> list[str]:
+    """A table as sentences, of those recipes alone."""
+    head = table["header"][1:]
+    return [
+        f"{row[0]}: {', '.join(f'{h} {cell}' for h, cell in zip(head, row[1:], strict=True))}."
+        for row in table["rows"]
+        if recipes is None or row[0] in recipes
+    ]
 
 
 def _link(figure: dict[str, Any]) -> str:

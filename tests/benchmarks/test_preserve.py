@@ -51,20 +51,23 @@ def test_the_loss_at_a_level_is_read_off_each_seeds_own_sweep():
     assert losses(path, 31.0) == {}
 
 
+def against(points):
+    [table] = of_methods(points, {})["Against full tuning, at equal learning"]
+    return table.rows
+
+
 def test_half_is_said_only_where_the_interval_says_so():
-    clear = of_methods(runs("full", 2.0) + runs("keep", 0.5, wobble=0.1), {})
-    lines = clear["Against full tuning, at equal learning"]
-    assert len(lines) == 3
-    assert all("at most half is lost, in the whole interval" in line for line in lines)
-    assert "keep, at +20.0 learned: lost 10.1 where full tuning lost 40.0" in lines[1]
-    worse = of_methods(runs("full", 1.0) + runs("hft", 1.5), {})
-    said = worse["Against full tuning, at equal learning"]
-    assert all("more is lost than by full tuning" in line for line in said)
+    rows = against(runs("full", 2.0) + runs("keep", 0.5, wobble=0.1))
+    assert [row[-1] for row in rows] == ["at most half, in the whole interval"] * 3
+    assert rows[1][:4] == ("keep", "+20.0", "10.1", "40.0")
+    assert rows[1][4].startswith("+29.9 [29.7, 30.1]")
+    worse = against(runs("full", 1.0) + runs("hft", 1.5))
+    assert {row[-1] for row in worse} == {"more than all of it"}
 
 
 def test_one_seed_has_no_verdict():
-    found = of_methods(runs("full", 2.0, seeds=1) + runs("keep", 0.5, seeds=1), {})
-    assert "has no interval" in found["Against full tuning, at equal learning"][0]
+    rows = against(runs("full", 2.0, seeds=1) + runs("keep", 0.5, seeds=1))
+    assert rows[0][-1] == "one run has no interval"
 
 
 def test_seeds_that_disagree_are_named():
@@ -81,12 +84,27 @@ def test_seeds_that_disagree_are_named():
 def test_each_situation_gets_the_least_loss_that_is_open_to_it():
     points = runs("full", 2.0) + runs("keep", 0.5) + runs("full + er", 0.2)
     assert common_level(points) == 30.0
-    lines = of_methods(points, SITUATIONS)["What to take"]
-    assert lines[0] == "Of the recipes that were run: full, keep, full + er."
-    said = dict(line.split(": ", 1) for line in lines)
-    assert said["Nothing of the old data is left"].startswith("keep.")
-    assert said["Data of the stages before is kept"].startswith("full + er.")
-    assert "no recipe" in said["Only an adapter may be trained"]
+    line, table = of_methods(points, SITUATIONS)["What to take"]
+    assert line == "Of the recipes that were run: full, keep, full + er."
+    said = {row[0]: row[1:] for row in table.rows}
+    assert said["Nothing of the old data is left"] == ("keep", "15.0 [15.0, 15.0]", "-")
+    assert said["Data of the stages before is kept"][0] == "full + er"
+    assert "none" in said["Only an adapter may be trained"][0]
+
+
+def test_what_cannot_be_told_from_the_best_is_named():
+    points = runs("full", 2.0) + runs("keep", 0.5, wobble=0.2) + runs("hft", 0.52)
+    _, table = of_methods(points, {"All": ["full", "keep", "hft"]})["What to take"]
+    assert table.rows[0][1] == "keep"
+    assert table.rows[0][3] == "hft"
+
+
+def test_costs_stand_beside_full_tunings():
+    [table, _] = of_methods(runs("full", 2.0) + runs("keep", 0.5), {}, {"keep": 2_000_000})[
+        "What it costs"
+    ]
+    assert table.rows[1] == ("keep", "10%", "2.0 MB", "1 min 0 s", "1.00")
+    assert table.rows[0][2] == "-"
 
 
 def test_a_small_grid_ends_with_its_page(tmp_path, monkeypatch):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import median
 
-from holdfast.measures.interval import Estimate, over_runs
+from holdfast.measures.interval import over_runs
 from holdfast.measures.pareto import Point, forgetting_at, learning_levels
+from holdfast.report.tables import ABSENT, Grid, duration
 
 Run = tuple[int, str]
 """Seed and order of the skills."""
@@ -20,19 +22,23 @@ LEVELS = 3
 
 
 def of_methods(
-    points: Sequence[Point], situations: Mapping[str, Sequence[str]]
-) -> dict[str, list[str]]:
+    points: Sequence[Point],
+    situations: Mapping[str, Sequence[str]],
+    memory: Mapping[str, int] | None = None,
+) -> dict[str, list[str | Grid]]:
     """The findings of a comparison of methods, by heading.
 
     Args:
         points: one for each run.
         situations: what a user has or wants, with the recipes that are open to them.
+        memory: bytes that each recipe trains with.
     """
     paths = sweeps(points)
     return {
         "Against full tuning, at equal learning": against_baseline(paths, points),
-        "Do seeds and orders agree": agreement(paths, points),
+        "Do seeds and orders agree": list(agreement(paths, points)),
         "What to take": recommended(paths, points, situations),
+        "What it costs": costs(paths, points, memory or {}),
     }
 
 
@@ -55,9 +61,11 @@ def losses(runs: Mapping[Run, Path], level: float) -> dict[Run, float]:
     return {run: loss for run, loss in found.items() if not math.isnan(loss)}
 
 
-def against_baseline(paths: Mapping[str, Mapping[Run, Path]], points: Sequence[Point]) -> list[str]:
+def against_baseline(
+    paths: Mapping[str, Mapping[Run, Path]], points: Sequence[Point]
+) -> list[str | Grid]:
     """Each recipe's loss beside full tuning's, seed by seed."""
-    lines = []
+    rows = []
     for recipe in (r for r in paths if r != BASELINE and BASELINE in paths):
         pair = [p for p in points if p.recipe in (BASELINE, recipe)]
         for level in learning_levels(pair, LEVELS):
@@ -66,29 +74,26 @@ def against_baseline(paths: Mapping[str, Mapping[Run, Path]], points: Sequence[P
             if not both:
                 continue
             gap = over_runs([full[run] - ours[run] for run in both], what="seeds")
-            lines.append(
-                f"{recipe}, at {level:+.1f} learned: lost {_mean(ours, both):.1f} where full "
-                f"tuning lost {_mean(full, both):.1f}: {_judged(ours, full, both, gap)}."
-            )
-    return lines or ["Nothing reaches the learning of full tuning's sweep."]
+            means = (f"{_mean(found, both):.1f}" for found in (ours, full))
+            rows.append((recipe, f"{level:+.1f}", *means, f"{gap:+.1f}", _judged(ours, full, both)))
+    if not rows:
+        return ["Nothing reaches the learning of full tuning's sweep."]
+    header = ("recipe", "learned", "lost", "full tuning lost", "kept", "of full tuning's loss")
+    return [Grid("", header, tuple(rows), words=(0, 5))]
 
 
-def _judged(
-    ours: Mapping[Run, float], full: Mapping[Run, float], both: Sequence[Run], gap: Estimate
-) -> str:
-    kept = f"{gap:+.1f} points kept over {gap.n} runs"
+def _judged(ours: Mapping[Run, float], full: Mapping[Run, float], both: Sequence[Run]) -> str:
+    gap = over_runs([full[run] - ours[run] for run in both], what="seeds")
     if math.isnan(gap.low):
-        return f"{kept}, which has no interval"
+        return "one run has no interval"
     if gap.low <= 0 <= gap.high:
-        return f"{kept}, which cannot be told from none"
+        return "cannot be told from all of it"
     if gap.value < 0:
-        return f"{kept}: more is lost than by full tuning"
+        return "more than all of it"
     half = over_runs([GOAL * full[run] - ours[run] for run in both], what="seeds")
     if half.low >= 0:
-        return f"{kept}: at most half is lost, in the whole interval"
-    return (
-        f"{kept}: {'about half is lost or less' if half.value >= 0 else 'more than half is lost'}"
-    )
+        return "at most half, in the whole interval"
+    return "about half or less" if half.value >= 0 else "more than half"
 
 
 def _mean(found: Mapping[Run, float], runs: Sequence[Run]) -> float:
@@ -137,23 +142,61 @@ def recommended(
     paths: Mapping[str, Mapping[Run, Path]],
     points: Sequence[Point],
     situations: Mapping[str, Sequence[str]],
-) -> list[str]:
-    """For each situation, the recipe that lost least at the level that most recipes reach."""
+) -> list[str | Grid]:
+    """For each situation, the recipe that lost least at the level that most recipes reach, and
+    what else cannot be told from it."""
     level = common_level(points)
-    lines = [f"Of the recipes that were run: {', '.join(paths)}."]
+    rows = []
     for situation, open_to in situations.items():
         found = {r: losses(paths[r], level) for r in open_to if r in paths}
         whole = {r: v for r, v in found.items() if len(v) == len(paths[r])}
         if not whole:
-            lines.append(f"{situation}: no recipe that was run learned {level:+.1f}.")
+            rows.append((situation, f"none that was run learned {level:+.1f}", ABSENT, ABSENT))
             continue
         best = min(whole, key=lambda r: _mean(whole[r], list(whole[r])))
         lost = over_runs(list(whole[best].values()), what="seeds")
-        taken = [p.seconds for p in points if p.recipe == best and not math.isnan(p.seconds)]
-        share = next(p.share for p in points if p.recipe == best)
-        minutes = sum(taken) / len(taken) / 60 if taken else math.nan
-        lines.append(
-            f"{situation}: {best}. At {level:+.1f} learned it lost {lost:.1f} points; it trains "
-            f"{share:.0f}% of the weights and took {minutes:.1f} minutes."
+        level_with = [r for r in whole if r != best and _is_level(whole[best], whole[r])]
+        rows.append((situation, best, f"{lost:.1f}", ", ".join(level_with) or ABSENT))
+    header = ("situation", "take", f"lost at {level:+.1f} learned", "cannot be told from it")
+    said = f"Of the recipes that were run: {', '.join(paths)}."
+    return [said, Grid("", header, tuple(rows), words=(0, 1, 3))]
+
+
+def _is_level(best: Mapping[Run, float], other: Mapping[Run, float]) -> bool:
+    """Whether the runs that two recipes share leave open which of them loses less."""
+    both = sorted(best.keys() & other.keys())
+    gap = over_runs([other[run] - best[run] for run in both], what="seeds")
+    return math.isnan(gap.low) or gap.low <= 0
+
+
+def costs(
+    paths: Mapping[str, Mapping[Run, Path]], points: Sequence[Point], memory: Mapping[str, int]
+) -> list[str | Grid]:
+    """Weights, memory and time of each recipe, the time beside full tuning's."""
+    seconds = {r: _seconds(r, points) for r in paths}
+    rows = []
+    for recipe in paths:
+        share = next(p.share for p in points if p.recipe == recipe)
+        ratio = seconds[recipe] / seconds.get(BASELINE, math.nan)
+        rows.append(
+            (
+                recipe,
+                ABSENT if math.isnan(share) else f"{share:.0f}%",
+                f"{memory[recipe] / 1e6:.1f} MB" if recipe in memory else ABSENT,
+                duration(seconds[recipe]),
+                ABSENT if math.isnan(ratio) else f"{ratio:.2f}",
+            )
         )
-    return lines
+    header = ("recipe", "weights that train", "memory", "time", "of full tuning's time")
+    return [
+        Grid("", header, tuple(rows)),
+        "Memory is counted: weights, their gradients, the optimizer's two moments, and the copy "
+        "of the base that a method compares with; not activations, examples that are kept, or "
+        "importances. Time is the median of a run's training, as it was on the machine: runs "
+        "beside each other take each other's.",
+    ]
+
+
+def _seconds(recipe: str, points: Sequence[Point]) -> float:
+    known = [p.seconds for p in points if p.recipe == recipe and not math.isnan(p.seconds)]
+    return median(known) if known else math.nan

@@ -192,12 +192,10 @@ def _costs(recipe: Recipe, found: Anatomy, model: str, memory: float | None) -> 
     from holdfast.anatomy import load_meta
     from holdfast.budget.prepare import location
     from holdfast.engine.bound import bind
-    from holdfast.engine.cost import flops_share
+    from holdfast.engine.cost import flops_share, states
 
     bound = bind(recipe.plan, load_meta(location(model)))
-    total = sum(p.numel() for p in bound.model.parameters())
-    references = 4 * bound.count * sum(len(r.weights) > 0 for r in bound.references.values())
-    needs = 16 * bound.count + 2 * (total - bound.count) + references
+    needs = states(bound)
     reason = ""
     if memory is not None and needs > memory:
         reason = f"it needs {needs / 1e9:.3g} GB without activations, more than {memory / 1e9:.3g}"

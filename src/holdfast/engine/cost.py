@@ -71,12 +71,16 @@ def _tasks(checked: Preflight) -> list[Any]:
 
 
 def _states(bound: Bound, checked: Preflight) -> int:
-    """Weights, gradients and AdamW's moments, in the dtypes that the run will use."""
+    """As :func:`states`, in the dtypes that the run will use."""
     fp32 = checked.train.precision == "fp32" or pick_device(None).type == "cpu"
-    frozen = sum(p.numel() for p in bound.model.parameters() if not p.requires_grad)
+    return states(bound, frozen_bytes=4 if fp32 else 2)
+
+
+def states(bound: Bound, *, frozen_bytes: int = 2) -> int:
+    """Bytes of weights, gradients, AdamW's moments and the copies that terms compare with."""
+    frozen = sum(p.numel() for p in bound.model.parameters()) - bound.count
     kept = sum(len(r.weights) > 0 for r in bound.references.values())
-    references = 4 * bound.count * kept
-    return 16 * bound.count + (4 if fp32 else 2) * frozen + references
+    return 16 * bound.count + frozen_bytes * frozen + 4 * bound.count * kept
 
 
 def _reckon(checked: Preflight, bound: Bound) -> Trial:

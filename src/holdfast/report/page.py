@@ -114,7 +114,7 @@ def write_comparison(
     points: Sequence[Point] = (),
     facts: Mapping[str, object] | None = None,
     units: str = "examples",
-    sections: Mapping[str, Sequence[str]] | None = None,
+    sections: Mapping[str, Sequence[str | Grid]] | None = None,
     summaries: Sequence[Summary] = (),
     commands: Sequence[tuple[str, str]] = (),
     pictures: bool | None = None,
@@ -127,7 +127,8 @@ def write_comparison(
         points: the runs of a sweep, for the learning-forgetting plane, its Pareto front and the
             comparison at equal learning.
         units: what the intervals of ``rows`` are over, in words.
-        sections: headings and their paragraphs at the end of the page, shown literally.
+        sections: headings with their paragraphs, shown literally, and tables, at the end of the
+            page.
         summaries: of the rows, for what became of each task.
         commands: labels and command lines that repeat the runs.
 
@@ -154,10 +155,13 @@ def write_comparison(
     page.table(tables.comparison(rows))
     page.text(_signs(rows[0].learned.level, units))
     swept = _sweep(page, points) if points else {}
-    for heading, paragraphs in (sections or {}).items():
-        page.text(f"## {markdown(heading)}", *map(paragraph, paragraphs))
+    for heading, blocks in (sections or {}).items():
+        page.text(f"## {markdown(heading)}", *map(_block, blocks))
     twin = {"title": title, "facts": _plain(facts), "notes": list(notes), "units": units}
-    twin["sections"] = {k: list(v) for k, v in (sections or {}).items()}
+    twin["sections"] = {
+        heading: [b.to_json() if isinstance(b, Grid) else b for b in blocks]
+        for heading, blocks in (sections or {}).items()
+    }
     written = page.write("comparison", {**twin, "rows": [r.to_json() for r in rows], **swept})
     document = runs_document(
         rows, title, notes=notes, points=points, facts=facts, units=units, sections=sections,
@@ -165,6 +169,10 @@ def write_comparison(
     )  # fmt: skip
     write_html(folder / "comparison.html", document)
     return written
+
+
+def _block(block: str | Grid) -> str:
+    return block.markdown() if isinstance(block, Grid) else paragraph(block)
 
 
 def _comparison_pictures(page: _Page, rows: Sequence[RecipeRow], title: str) -> None:

@@ -38,7 +38,7 @@ def runs_document(
     points: Sequence[Point] = (),
     facts: Mapping[str, object] | None = None,
     units: str = "examples",
-    sections: Mapping[str, Sequence[str]] | None = None,
+    sections: Mapping[str, Sequence[str | tables.Grid]] | None = None,
     summaries: Sequence[Summary] = (),
     commands: Sequence[tuple[str, str]] = (),
 ) -> Document:
@@ -229,10 +229,12 @@ def _sweep(points: Sequence[Point]) -> Section:
     return Section("sweep", title, blocks, lead)
 
 
-def _told(sections: Mapping[str, Sequence[str]]) -> list[Section]:
+def _told(sections: Mapping[str, Sequence[str | tables.Grid]]) -> list[Section]:
     return [
-        Section(f"told-{k}", heading, [Prose(text) for text in paragraphs])
-        for k, (heading, paragraphs) in enumerate(sections.items())
+        Section(
+            f"told-{k}", heading, [Prose(b) if isinstance(b, str) else Table(b) for b in blocks]
+        )
+        for k, (heading, blocks) in enumerate(sections.items())
     ]
 
 

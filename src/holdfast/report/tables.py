@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.measures.formulas import MEASURES
 from holdfast.measures.interval import Estimate
@@ -42,6 +42,10 @@ class Grid:
         for row in self.rows:
             table.add_row(*(Text(safe_text(cell)) for cell in row))
         return table
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"header": list(self.header), "rows": [list(row) for row in self.rows]}
 
     def markdown(self) -> str:
         """For a page; every cell is escaped."""
