@@ -90,13 +90,31 @@ def test_cut_and_resumed_is_bit_equal(tmp_path, methods, monkeypatch):
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
 
 
-def test_the_teacher_reads_the_example_first(tmp_path, monkeypatch):
+def reverse_over_tokens(alone, told):
+    """The mean over all answers' tokens of KL(p || p_teacher)."""
+    every = [(a.exp() * (a - t)).sum(-1) for a, t in zip(alone, told, strict=True)]
+    return torch.cat(every).mean()
+
+
+def as_released(alone, told):
+    """The trainer of SDFT's authors with ``num_loss_tokens_to_skip`` at 1."""
+    every = [(t.exp() * (t - a)).sum(-1) for a, t in zip(alone, told, strict=True)]
+    return torch.stack([e[1:].sum() / max(1, len(e) - 1) for e in every]).mean()
+
+
+@pytest.mark.parametrize(
+    ("settings", "by_hand"),
+    [("", reverse_over_tokens), (",direction=forward,skip=1,average=answers", as_released)],
+)
+def test_the_teacher_reads_the_example_first(settings, by_hand, tmp_path, monkeypatch):
     """The loss of the first step is the divergence that a loop by hand computes."""
     seen, rows = {}, bandit()
     write = LivePolicy.write
 
     def watched(self, questions, **how):
-        seen["questions"], seen["answers"] = list(questions), write(self, questions, **how)
+        written = write(self, questions, **how)
+        seen["answers"] = [t[: (1, 2, 3, 3)[i]] for i, t in enumerate(written)]
+        seen["questions"] = list(questions)
         return seen["answers"]
 
     monkeypatch.setattr(LivePolicy, "write", watched)
@@ -108,19 +126,18 @@ def test_the_teacher_reads_the_example_first(tmp_path, monkeypatch):
 
     monkeypatch.setattr(StageTrainer, "training_step", noted)
     train(
-        model(initializer_range=0.3), "full | on-policy-distill:max_new_tokens=3", tmp_path,
-        data=rows, steps=1, batch_size=4,
+        model(initializer_range=0.3), f"full | on-policy-distill:max_new_tokens=3{settings}",
+        tmp_path, data=rows, steps=1, batch_size=4,
     )  # fmt: skip
-    base, total, count = model(initializer_range=0.3), 0.0, 0
+    base, alone, told = model(initializer_range=0.3), [], []
     for question, tokens in zip(seen["questions"], seen["answers"], strict=True):
         ids = question.features["input_ids"].tolist()
         with torch.no_grad():
-            alone = base(torch.tensor([ids[:2] + tokens])).logits[0, 1:-1].log_softmax(-1)
-            told = base(torch.tensor([ids + ids[:2] + tokens])).logits[0, 4:-1].log_softmax(-1)
-        total += float((alone.exp() * (alone - told)).sum())
-        count += len(tokens)
-    assert count == 12
-    assert losses[0] == pytest.approx(total / count, rel=1e-4)
+            alone.append(base(torch.tensor([ids[:2] + tokens])).logits[0, 1:-1].log_softmax(-1))
+            both = torch.tensor([ids + ids[:2] + tokens])
+            told.append(base(both).logits[0, 4:-1].log_softmax(-1))
+    assert [len(a) for a in alone] == [1, 2, 3, 3]
+    assert losses[0] == pytest.approx(float(by_hand(alone, told)), rel=1e-4)
     assert losses[0] > 1e-3
 
 

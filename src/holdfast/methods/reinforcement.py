@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from holdfast.methods._registry import Count, NotNegative, Positive, Share, published
 from holdfast.pieces.expert_iteration import ExpertIteration, KeepBest
@@ -219,6 +221,8 @@ def on_policy_distill(
     temperature: Positive = 1.0,
     max_new_tokens: Count = 32,
     refresh: Count = 1,
+    skip: Annotated[int, Field(ge=0)] = 0,
+    average: Literal["tokens", "answers"] = "tokens",
 ) -> Plan:
     """Self-distillation on the model's own answers, from a teacher that does not move.
 
@@ -229,7 +233,9 @@ def on_policy_distill(
     conversation, question and answer, so that no wording of ours comes in; the teacher is the
     model as the stage or the run began, since "Denser is not Better" (2026, arXiv 2607.01763)
     finds that fast moving averages drift. A model that cannot learn from its context learns
-    nothing.
+    nothing. The released trainer computes the forward divergence without an answer's first three
+    tokens (``direction=forward,skip=3,average=answers``), its teacher follows by a hundredth of
+    the way after each step, and its learning rate is 2e-5.
 
     Args:
         teacher: the model as the stage began, or as the run did.
@@ -238,10 +244,13 @@ def on_policy_distill(
         temperature: of sampling.
         max_new_tokens: of an answer.
         refresh: optimizer steps for which answers are used.
+        skip: the first tokens of an answer that are not learned from.
+        average: over the ``tokens`` of a step, or over its ``answers``, of each of their tokens.
     """
     term = TaughtAnswers(
         name="on-policy-distill", consults=teacher, direction=direction, samples=samples,
-        temperature=temperature, max_new_tokens=max_new_tokens, refresh=refresh,
+        temperature=temperature, max_new_tokens=max_new_tokens, refresh=refresh, skip=skip,
+        average=average,
     )  # fmt: skip
     return Plan(name="on-policy-distill", learn=(term,), learning_rate=5e-6)
 

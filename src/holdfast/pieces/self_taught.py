@@ -64,11 +64,15 @@ class TaughtAnswers(OwnAnswers):
 
     Args:
         direction: ``reverse``, as above; ``forward``, KL(p_teacher || p).
+        skip: the first tokens of each answer are not learned from.
+        average: over the ``tokens`` of a step, or over its ``answers``, of each of their tokens.
     """
 
     samples: int = 1
     consults: Reference = "stage"
     direction: Literal["reverse", "forward"] = "reverse"
+    skip: int = 0
+    average: Literal["tokens", "answers"] = "tokens"
     name: str = "taught-answers"
     _policy: Policy | None = field(default=None, init=False, repr=False, compare=False)
     _taught: list[Question] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -95,12 +99,32 @@ class TaughtAnswers(OwnAnswers):
             self._taught.append(policy.demonstrated(row, written.tokens, len(self._taught)))
         return found
 
+    def positions(self, batch: Mapping[str, Tensor]) -> Tensor:
+        wanted = super().positions(batch)
+        return wanted & (wanted.cumsum(1) > self.skip) if self.skip else wanted
+
     def __call__(self, outputs: Outputs) -> Tensor:
         from holdfast.pieces.objectives import kl
 
         numbers = self.numbers(outputs) if self._taught else []
         if not numbers:
             return outputs.logits.float().sum(-1) * 0.0
+        teacher = self._teacher(numbers).to(outputs.logits.device)
+        divergence = kl(outputs.logits, teacher, direction=self.direction)
+        if self.average == "tokens":
+            return divergence
+        read = [max(0, len(written.tokens) - self.skip) for written in self._step]
+        # the engine takes the mean over tokens
+        shares = [sum(read) / (len(read) * count) if count else 0.0 for count in read]
+        return divergence * self.of_rows(outputs, shares)
+
+    def _teacher(self, numbers: Sequence[int]) -> Tensor:
+        """[N, V]: the teacher's logits at the tokens of some answers that are learned from."""
+        import torch
+
         assert self._policy is not None
-        teacher = self._policy.consult(self.consults, [self._taught[n] for n in numbers])
-        return kl(outputs.logits, teacher.to(outputs.logits.device), direction=self.direction)
+        logits = self._policy.consult(self.consults, [self._taught[n] for n in numbers])
+        if not self.skip:
+            return logits
+        places = [torch.arange(len(self._step[n].tokens)) for n in numbers]
+        return logits[(torch.cat(places) >= self.skip).to(logits.device)]
