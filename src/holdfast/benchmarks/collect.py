@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.anatomy import load_meta
 from holdfast.benchmarks.grid import Member, is_finished
+from holdfast.engine.bound import bind
+from holdfast.engine.cost import states
 from holdfast.measures.pareto import Point
 from holdfast.measures.summary import Summary
+from holdfast.methods import plan
+from holdfast.models.source import fetch, resolve
 from holdfast.report.rows import RecipeRow, point_of_run, row_of_run, row_of_runs
 from holdfast.report.run import summary_of
 from holdfast.runs import Run
@@ -44,6 +49,18 @@ def collect(members: Sequence[Member]) -> list[Finished]:
         }
         found.append(Finished(member, summary_of(run), cost))
     return found
+
+
+def memory(finished: Sequence[Finished]) -> dict[str, int]:
+    """Bytes that each recipe trains with: weights, gradients, the optimizer's moments and copies
+    to compare with, by the model's shape."""
+    configs = {f.member.recipe: f.member.config for f in finished}
+    return {
+        recipe: states(
+            bind(plan(list(c.methods)), load_meta(str(fetch(resolve(c.model))))), frozen_bytes=4
+        )
+        for recipe, c in configs.items()
+    }
 
 
 def points(finished: Sequence[Finished]) -> list[Point]:

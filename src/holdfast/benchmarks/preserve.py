@@ -11,21 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from holdfast.anatomy import load_meta
-from holdfast.benchmarks.collect import Finished, collect, points, rows
+from holdfast.benchmarks.collect import Finished, collect, memory, points, rows
 from holdfast.benchmarks.executors import Executor
 from holdfast.benchmarks.grid import Failure, Member, run_grid
 from holdfast.benchmarks.kl import of_drift
 from holdfast.benchmarks.standing import of_methods
 from holdfast.config import resolve
-from holdfast.engine.bound import bind
-from holdfast.engine.cost import states
 from holdfast.engine.tune import measure_base
 from holdfast.errors import RunError, UnknownName
 from holdfast.lab.catalogue import PREFIX, TARGETS
-from holdfast.methods import plan
-from holdfast.models.source import fetch
-from holdfast.models.source import resolve as source_of
 from holdfast.progress import Progress
 from holdfast.report.page import write_comparison
 from holdfast.report.rows import RecipeRow
@@ -241,20 +235,10 @@ def _write(
         },
         units=f"{seeds} seeds",
         sections={
-            **of_methods(found, SITUATIONS, _memory(section, finished)),
+            **of_methods(found, SITUATIONS, memory(finished)),
             "Forgetting and drift": drift,
         },
     )
-
-
-def _memory(section: str, finished: Sequence[Finished]) -> dict[str, int]:
-    """Bytes that each recipe trains with, by the model's shape."""
-    folder = str(fetch(source_of(MODELS[section])))
-    methods = {f.member.recipe: f.member.config.methods for f in finished}
-    return {
-        recipe: states(bind(plan(list(names)), load_meta(folder)), frozen_bytes=4)
-        for recipe, names in methods.items()
-    }
 
 
 def _at_their_best(finished: Sequence[Finished]) -> list[RecipeRow]:

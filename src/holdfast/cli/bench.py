@@ -136,3 +136,43 @@ def preserve(
         on=known_executor(executor),
         progress=TerminalProgress(),
     )
+
+
+@app.command("adapters")
+def adapters(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder of all its runs; run again to resume.")
+    ] = Path("runs/bench-adapters"),
+    docs: Annotated[
+        Path | None,
+        typer.Option("--docs", help="Write the results page and pictures here too."),
+    ] = None,
+    recipes: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", "-r", help="Only these. Repeatable.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many seeds.", min=1)] = 3,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Runs at a time; by default one a core.", min=1)
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local, or ray (the cluster of RAY_ADDRESS).")
+    ] = "local",
+) -> None:
+    """LoRA on the MLP, LoRA on q and v, and full tuning, in the form of PEFT's own comparison.
+
+    lab:lm learns arithmetic; accuracy stands against the rise of the loss on general text, over
+    learning rates and seeds. About a quarter of an hour on two cores; resumable run by run.
+    """
+    from holdfast.benchmarks.adapters import bench_adapters
+    from holdfast.benchmarks.executors import known_executor
+
+    bench_adapters(
+        out,
+        docs=docs,
+        recipes=recipes,
+        seeds=seeds,
+        workers=workers,
+        on=known_executor(executor),
+        progress=TerminalProgress(),
+    )
