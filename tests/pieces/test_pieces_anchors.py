@@ -119,3 +119,37 @@ def test_task_free_is_mas_at_the_plateau_and_survives_a_checkpoint():
         )
         moved = here.parameters["weight"] + 1
         assert one({"weight": moved}, {}).item() == pytest.approx(2.0)
+
+
+def test_task_free_as_the_authors_code_keeps_its_buffer_and_reads_its_losses_anew():
+    """kkelchte/task_free_continual_learning d0801c3, method.py: Omega is the sum over the buffer
+    of |d |f(x)| / d w|, half of the penalty counts, and the window's variance is compared."""
+    eye = torch.eye(2)
+    model = torch.nn.Linear(2, 2, bias=False)
+    model.weight.data = torch.tensor([[3.0, 2.0], [4.0, -1.0]])
+    model.forward = lambda input_ids, attention_mask=None, use_cache=None: type(
+        "O", (), {"logits": torch.nn.functional.linear(eye[input_ids], model.weight)}
+    )()
+    now = {"easy": 0.5, "hard": 0.9}
+
+    def step():
+        batch = {"input_ids": torch.tensor([[0, 1], [1, 1]]), "labels": torch.ones(2, 2).long()}
+
+        def losses(passes):
+            named = {0: now["easy"], 1: now["hard"]}
+            return [torch.tensor([named[int(r[0])] for r in p["input_ids"]]) for p in passes]
+
+        return Ahead(model, dict(model.named_parameters()), [batch], 0.1, None, losses)
+
+    settings = {"window": 2, "mean": 1.0, "deviation": 0.1, "buffer": 3, "code_compat": True}
+    term = TaskFree(weight=2.0, **settings)
+    term.look_ahead(step())
+    assert [loss for loss, _ in term.hard] == pytest.approx([0.9, 0.5])
+    now.update(easy=0.7, hard=0.1)  # deviation 0.15: above 0.1, its square is below
+    term.look_ahead(step())
+    assert term.found == 1
+    assert [loss for loss, _ in term.hard] == pytest.approx([0.7, 0.7, 0.1])
+    ours = torch.tensor([[3 / 5, 2 / 5**0.5], [4 / 5, 1 / 5**0.5]])
+    torch.testing.assert_close(term.importances["weight"], ours)
+    moved = {"weight": model.weight.detach() + 1}
+    assert 2 * term(moved, {}).item() == pytest.approx(2 / 2 * ours.sum().item())

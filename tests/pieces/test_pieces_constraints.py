@@ -108,3 +108,16 @@ def test_a_step_reads_some_of_every_stage():
     assert len(RehearseEach(places=feed.places)(sizes, 0, 3, 0)) == 12
     assert RehearseEach(each=4)({NEW: 10}, 0, 3, 0) == RehearseEach()({NEW: 10}, 0, 3, 0)
     assert len(RehearseEach(each=4)(sizes, 0, 3, 0)) == 7  # a preview, before places are known
+
+
+def test_gem_is_the_authors_code():
+    """What project2cone2 of facebookresearch/GradientEpisodicMemory 34c6b8e returned."""
+    own = torch.tensor([1.0, -2, 3, 0.5])
+    memory = torch.tensor([[-1.0, 1, 0, 2], [0, 1, -1, 1], [1, 0, 0, 0]])
+    for margin, told in {
+        0.0: [1, -0.50049984, 1.50049984, 1.99950016],
+        0.5: [1, -0.50033325, 2.00033331, 2.49966669],
+        2.0: [1, 2, 1, 6.5],
+    }.items():
+        got = projected(own.double(), memory.double(), margin=margin, code_compat=True)
+        torch.testing.assert_close(got.float(), torch.tensor(told, dtype=torch.float32))

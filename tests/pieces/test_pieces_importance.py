@@ -14,6 +14,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from holdfast.carried import Ended
+from holdfast.methods import method
 from holdfast.pieces import per_example
 from holdfast.pieces.importance import importance, log_likelihood, squared_outputs
 from holdfast.pieces.per_example import fold_gradients
@@ -97,8 +99,8 @@ def test_hooks_are_the_loop_over_examples(make, hooked, score, fold, monkeypatch
     names = [n for n, _ in model.named_parameters()]
     wanted = loop(model, names, found, score, fold)
     singles = []
-    one = per_example._single
-    monkeypatch.setattr(per_example, "_single", lambda *a: singles.append(1) or one(*a))
+    one = per_example.single
+    monkeypatch.setattr(per_example, "single", lambda *a: singles.append(1) or one(*a))
     monkeypatch.setattr(per_example, "HELD", 200)  # some rows at a time
     got, count = fold_gradients(
         model, names, [batch_of(found[:3]), batch_of(found[3:])], score, fold
@@ -220,3 +222,34 @@ def test_images_that_are_not_one_to_a_row():
     batch = {**batch_of(rows(2)), "pixel_values": torch.zeros(3, 1)}
     with pytest.raises(ValueError, match="'pixel_values' has 3 entries for 2 rows"):
         list(per_example.rows_of(batch))
+
+
+def test_mas_is_the_authors_code_also_with_its_batches():
+    """What compute_importance_l2 of rahafaljundi/MAS-Memory-Aware-Synapses c3e6a85 returned."""
+    model = Linear()
+    inputs = [[1.0, 0], [0, 1], [1, -1], [-1, 2], [2, 1], [-1, -3]]
+    model.embed = nn.Embedding.from_pretrained(torch.tensor(inputs))
+    model.w.weight.data = torch.tensor([[1.0, 2], [-1, -1]])
+    ids = torch.arange(6)[:, None].expand(6, 2)
+    batches = [{"input_ids": part} for part in ids.split(3)]
+    one = importance("outputs", model, ["w.weight"], batches)["w.weight"]
+    torch.testing.assert_close(one, torch.tensor([[20 / 3, 34 / 3], [4, 6]]))
+    three = importance("outputs", model, ["w.weight"], batches, batchwise=True)["w.weight"]
+    torch.testing.assert_close(three, torch.tensor([[4, 34 / 3], [10 / 3, 6]]))
+    term = method("mas:code_batch=3").learn[0]
+    rows = [{"input_ids": row} for row in ids]
+    ended = Ended(
+        1, 0, model, ("w.weight",), rows,
+        lambda found: {"input_ids": torch.stack([row["input_ids"] for row in found])},
+    )  # fmt: skip
+    torch.testing.assert_close(term.keep(ended)["importance/w.weight"], three)
+
+
+def test_the_norms_of_outputs():
+    model = Linear()
+    batch = {"input_ids": torch.tensor([[0, 0], [1, 0]])}
+    x = model.embed.weight
+    y = x @ model.w.weight.detach().T
+    closed = sum((y[k][:, None] * x[k][None]).abs() / y[k].norm() for k in (0, 1)) / 2
+    found = importance("output-norms", model, ["w.weight"], [batch])["w.weight"]
+    torch.testing.assert_close(found, closed)

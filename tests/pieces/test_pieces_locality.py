@@ -130,3 +130,14 @@ def test_importance_against_a_loop_and_over_stages():
 def test_a_scope_without_units_is_refused():
     with pytest.raises(SelectorError, match="units to set apart"):
         watched(tiny_llama().model, "language.norm")
+
+
+def test_the_cost_is_what_the_authors_code_returned():
+    """SLNI_loss and SLNID_loss of rahafaljundi/Selfless-Sequential-Learning 49e0741."""
+    h = torch.tensor([[1, 0, 2, 0.5, 0, 3], [0, 1, 1, 0, 2, 0.5], [2, 2, 0, 1, 0, 0]])
+    a = torch.tensor([0.0, 0.5, 1, 2, 0.1, 0.3])
+    for spread, told in ((6.0, 3.5887394), (2.0, 13.5018)):
+        assert Locality(spread=spread).cost(h).mean().item() == pytest.approx(told, rel=1e-5)
+    for discount, told in (("min", 5.3997154), ("product", 4.7688818)):
+        found = Locality(spread=2.0, discount=discount).cost(h, a).mean().item()
+        assert found == pytest.approx(told, rel=1e-5)

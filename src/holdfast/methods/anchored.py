@@ -87,27 +87,31 @@ def ewc(
     summary="hold weights by how much the outputs depend on them; no labels are read",
     paper="Aljundi et al. 2018, arXiv 1711.09601",
 )
-def mas(weight: NotNegative = 1.0, examples: Count | None = 512) -> Plan:
+def mas(
+    weight: NotNegative = 1.0, examples: Count | None = 512, code_batch: Count | None = None
+) -> Plan:
     """L = CE + weight sum_i Omega_i (w_i - w*_i)^2,  Omega_i = mean_k |d ||f(x_k)||^2 / d w_i|.
 
     Aljundi et al., "Memory aware synapses", 2018, equations 2 and 3; Omega adds up over the
     stages, w* are the weights after the latest. f are the logits at every token that predicts
     another, so text without answers does as well.
 
-    Departures: the released code takes the absolute value of a batch's sum unless its batches
-    are of one example; here it is always each sequence's. The head counts as a weight like
-    others (the code leaves the classifiers of the tasks out); train without it, as most recipes
-    do, to leave it out.
+    Departures: the released code takes the absolute value of a batch's sum, unless its batches
+    are of one example (``code_batch``); here it is always each sequence's. The head counts as a
+    weight like others (the code leaves the classifiers of the tasks out); train without it, as
+    most recipes do, to leave it out.
 
     Args:
         weight: lambda.
         examples: sequences per stage that Omega is read from; ``none``: all.
+        code_batch: as the released code with batches of so many sequences; its default is 200.
     """
     if weight == 0:
         return Plan(name="mas")
     term = Quadratic(
-        weight=weight, kind="outputs", combine="latest", half=1.0, examples=examples, name="mas"
-    )
+        weight=weight, kind="outputs", combine="latest", half=1.0, examples=examples, name="mas",
+        batch_size=code_batch or 8, batchwise=code_batch is not None,
+    )  # fmt: skip
     return Plan(name="mas", learn=(term,))
 
 
@@ -122,6 +126,7 @@ def task_free(
     window: Count = 5,
     mean: Positive = 0.2,
     deviation: Positive = 0.1,
+    code_compat: bool = False,
 ) -> Plan:
     """L = CE + weight sum_i Omega_i (w_i - w*_i)^2, with Omega and w* renewed at plateaus.
 
@@ -129,8 +134,9 @@ def task_free(
     pass per step, and one pass over the hard buffer at each plateau, in one process. It goes on
     over stages as if there were none.
 
-    Departures: the paper also trains on the hard buffer (combine with ``er``). Its thresholds
-    are for losses of its own tasks: set ``mean`` to what a learned task's loss is here.
+    Departures: the paper also trains on the hard buffer (combine with ``er``); a plateau is
+    looked for before a step, not after it, and empties the buffer. Its thresholds are for losses
+    of its own tasks: set ``mean`` to what a learned task's loss is here.
 
     Args:
         weight: lambda; 0 turns it off.
@@ -138,10 +144,16 @@ def task_free(
         window: steps whose losses are looked at, 2 or more.
         mean: a plateau's mean loss is below it.
         deviation: and its standard deviation below this.
+        code_compat: as the authors' code: weight / 2; Omega from the norm of the outputs, not
+            its square, summed over the buffer; ``deviation`` is a variance; losses of the
+            buffer are read anew before each step, and a plateau does not empty it.
     """
     if weight == 0:
         return Plan(name="task-free")
-    term = TaskFree(weight=weight, buffer=buffer, window=window, mean=mean, deviation=deviation)
+    term = TaskFree(
+        weight=weight, buffer=buffer, window=window, mean=mean, deviation=deviation,
+        code_compat=code_compat,
+    )  # fmt: skip
     return Plan(name="task-free", learn=(term,))
 
 

@@ -84,6 +84,7 @@ def mir(
     share: Positive = 1.0,
     candidates: Count = 50,
     rate: Positive | None = None,
+    loss: Literal["joint", "separate"] = "joint",
 ) -> Plan:
     """Experience replay of maximally interfered examples.
 
@@ -98,6 +99,10 @@ def mir(
         candidates: drawn of the memory at each step.
         rate: eta; the step's own learning rate unless given. With Adam a step is not
             eta times the gradient: give the rate of a plain gradient step there.
+        loss: ``joint``, one mean over new and replayed examples, as the paper's algorithm;
+            ``separate``, the sum of two means, as the released code.
     """
     feed = Interfered(capacity=capacity, share=share, candidates=candidates, rate=rate)
-    return Plan(name="mir", feed=feed)
+    if loss == "joint":
+        return Plan(name="mir", feed=feed)
+    return Plan(name="mir", feed=feed, learn=(CrossEntropy(source=NEW), Replayed()))

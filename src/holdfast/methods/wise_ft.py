@@ -27,7 +27,8 @@ def wise_ft(alpha: Share = 0.5, anchor: Anchor = "previous") -> Plan:
     average in float32 and refuse sides whose keys differ.
 
     Args:
-        alpha: share of the anchor, 0 to 1; 0 keeps the tuned weights, 1 the anchor's.
+        alpha: share of the anchor, 0 to 1; 0 keeps the tuned weights, 1 the anchor's. Wortsman et
+            al. call the tuned weights' share alpha: theirs is 1 - alpha here.
         anchor: ``previous`` (the start of the stage), ``base`` (the start of the run), or
             ``both`` (half of each).
     """

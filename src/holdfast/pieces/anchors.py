@@ -63,6 +63,8 @@ class Quadratic:
     """Sequences of a stage that the importances are averaged over, at most; None: all."""
     batch_size: int = 8
     """Sequences that are read at once; changes no number beyond rounding, save what is drawn."""
+    batchwise: bool = False
+    """See :func:`holdfast.pieces.importance.importance`; then ``batch_size`` matters."""
     name: str = "ewc"
     of_model: bool = field(default=True, init=False, repr=False)
     importances: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -96,6 +98,7 @@ class Quadratic:
             ended.weights,
             ended.batches(self.batch_size, self.examples),
             seed=ended.seed * 1000 + ended.stage,
+            batchwise=self.batchwise,
         )
         weights = dict(ended.model.named_parameters())
         now = {n: weights[n].detach().double().cpu() for n in new}

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.pieces.per_example import fold_gradients, rowwise
+from holdfast.pieces.per_example import fold_gradients, rowwise, single
 from holdfast.pieces.positions import answer, everything
 from holdfast.plan import TAGS
 
-Kind = Literal["fisher", "empirical-fisher", "weighted-fisher", "outputs"]
+Kind = Literal["fisher", "empirical-fisher", "weighted-fisher", "outputs", "output-norms"]
 
 
 def importance(
@@ -24,6 +24,7 @@ def importance(
     *,
     seed: int = 0,
     by_hooks: bool = True,
+    batchwise: bool = False,
 ) -> dict[str, Tensor]:
     """The importance of each entry of some weights, averaged over N sequences.
 
@@ -31,6 +32,7 @@ def importance(
         empirical-fisher  the same with the data's own answers
         weighted-fisher   p(y_k | x_k) (d log p(y_k | x_k) / d w)^2, the data's own answers
         outputs           (1/N) sum_k | d ||f(x_k)||^2 / d w |
+        output-norms      (1/N) sum_k | d ||f(x_k)|| / d w |
 
     Fisher: Kirkpatrick et al. 2017, with the log-probability of a whole answer (the sum over its
     tokens, each drawn given the data's earlier ones) and squares of each sequence's gradient,
@@ -44,6 +46,8 @@ def importance(
         batches: as a trainer's, with labels where the kind reads them.
         seed: of what is drawn.
         by_hooks: see :func:`holdfast.pieces.per_example.fold_gradients`.
+        batchwise: of ``outputs``, take the size of the sum of a batch's gradients, as the
+            released code of memory-aware synapses does.
 
     Returns:
         By weight, in its shape, on its device, float32 (float64 for float64 weights).
@@ -54,13 +58,16 @@ def importance(
     generator = torch.Generator().manual_seed(seed)
     if kind == "weighted-fisher":
         return _weighted(model, list(names), batches)
+    if batchwise:
+        return _batchwise(model, list(names), batches)
 
     def score(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        if kind == "outputs":
-            return squared_outputs(model, batch)
+        if kind in ("outputs", "output-norms"):
+            squares = squared_outputs(model, batch)
+            return squares if kind == "outputs" else squares.sqrt()
         return log_likelihood(model, batch, generator if kind == "fisher" else None)
 
-    fold = torch.abs if kind == "outputs" else torch.square
+    fold = torch.abs if kind in ("outputs", "output-norms") else torch.square
     sums, count = fold_gradients(model, names, batches, score, fold, by_hooks=by_hooks)
     return _mean(sums, count)
 
@@ -100,6 +107,22 @@ def _weighted(
         return values * (values.detach() / 2).exp()
 
     sums, count = fold_gradients(model, names, batches, score, torch.square)
+    return _mean(sums, count)
+
+
+def _batchwise(
+    model: nn.Module, names: list[str], batches: Iterable[Mapping[str, Any]]
+) -> dict[str, Tensor]:
+    """(1/N) sum over batches of |sum over its rows of d ||f(x_k)||^2 / d w|."""
+    weights = {n: p for n, p in model.named_parameters() if n in set(names)}
+    sums: dict[str, Tensor] = {}
+    count = 0
+    for batch in batches:
+        count += len(batch["input_ids"])
+        for name, slope in single(model, weights, batch, squared_outputs).items():
+            sums[name] = sums.get(name, 0) + slope.abs().to(
+                torch.promote_types(slope.dtype, torch.float32)
+            )
     return _mean(sums, count)
 
 

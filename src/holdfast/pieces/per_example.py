@@ -86,7 +86,7 @@ def fold_gradients(
             except _Crossed:
                 hooked = False
         for row in rows_of(batch):
-            for name, gradient in _single(model, weights, row, score).items():
+            for name, gradient in single(model, weights, row, score).items():
                 add(name, gradient[None])
     return (sums[""] if callable(fold) else sums), count
 
@@ -95,9 +95,10 @@ def _precise(value: Tensor) -> torch.dtype:
     return torch.promote_types(value.dtype, torch.float32)
 
 
-def _single(
+def single(
     model: nn.Module, weights: Mapping[str, Tensor], row: Mapping[str, Any], score: Score
 ) -> dict[str, Tensor]:
+    """d (sum of the scores of a batch) / d w, by weight; 0 where there is none."""
     with _wanting(model, set(weights)), torch.enable_grad():
         found = torch.autograd.grad(
             score(model, row).sum(), list(weights.values()), allow_unused=True

@@ -13,6 +13,8 @@ from holdfast.pieces.plateaus import Plateaus
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from holdfast.pieces.importance import Kind
+
 
 @dataclass(kw_only=True)
 class TaskFree(Quadratic):
@@ -24,6 +26,11 @@ class TaskFree(Quadratic):
     labels off the hard buffer, w* becomes the present weights, and the buffer is emptied.
 
     Departure: the paper trains on the hard buffer as well; combine with ``er`` for that.
+
+    Args:
+        code_compat: as the authors' code: half of the penalty; Omega from |d ||f(x)|| / d w|,
+            summed over the hard buffer; ``deviation`` is a variance; the buffer's losses are
+            read anew before each step, and it is not emptied.
     """
 
     kind: Any = "outputs"
@@ -34,6 +41,7 @@ class TaskFree(Quadratic):
     window: int = 5
     mean: float = 0.2
     deviation: float = 0.1
+    code_compat: bool = False
     found: int = field(default=0, repr=False)
     """Plateaus so far."""
     plateaus: Plateaus = field(default_factory=Plateaus, repr=False)
@@ -41,15 +49,29 @@ class TaskFree(Quadratic):
     """(loss, row), hardest first."""
 
     def __post_init__(self) -> None:
-        self.plateaus = Plateaus(self.window, self.mean, self.deviation)
+        deviation = self.deviation**0.5 if self.code_compat else self.deviation
+        self.plateaus = Plateaus(self.window, self.mean, deviation)
+        self.half = 0.5 if self.code_compat else 1.0
 
     def look_ahead(self, step: Ahead) -> None:
         losses = [row.tolist() for row in step.losses(step.batches)]
+        every = [loss for values in losses for loss in values]
+        flat = self.plateaus.meet(sum(every) / len(every))
+        if flat and self.code_compat:  # the step's own examples are not in the buffer yet
+            self._consolidate(step)
+        if self.code_compat and self.hard:
+            rows = self._hard_rows(step)
+            again = [float(values) for values in step.losses(rows)]
+            self.hard = [(loss, row) for loss, (_, row) in zip(again, self.hard, strict=True)]
         for batch, values in zip(step.batches, losses, strict=True):
             self._meet(batch, values)
-        every = [loss for values in losses for loss in values]
-        if self.plateaus.meet(sum(every) / len(every)):
+        if flat and not self.code_compat:
             self._consolidate(step)
+            self.hard = []
+
+    def _hard_rows(self, step: Ahead) -> list[dict[str, Tensor]]:
+        device = next(iter(step.parameters.values())).device
+        return [{k: v.to(device) for k, v in row.items()} for _, row in self.hard]
 
     def _meet(self, batch: Mapping[str, Any], losses: list[float]) -> None:
         from holdfast.pieces.per_example import rows_of
@@ -61,19 +83,20 @@ class TaskFree(Quadratic):
     def _consolidate(self, step: Ahead) -> None:
         from holdfast.pieces.importance import importance
 
-        device = next(iter(step.parameters.values())).device
-        rows = ({k: v.to(device) for k, v in row.items()} for _, row in self.hard)
-        was = step.model.training
+        if not self.hard:  # a window of the very first losses
+            return
+        rows, was = self._hard_rows(step), step.model.training
         step.model.eval()
-        new = importance("outputs", step.model, step.parameters, rows)
+        kind: Kind = "output-norms" if self.code_compat else "outputs"
+        new = importance(kind, step.model, step.parameters, rows)
         step.model.train(was)
         self.found += 1
-        for name, omega in new.items():
+        for name, mean in new.items():
+            omega = mean * len(rows) if self.code_compat else mean
             old = self.importances.get(name, 0.0)
-            old = old.to(device) if hasattr(old, "to") else old
+            old = old.to(omega.device) if hasattr(old, "to") else old
             self.importances[name] = old + (omega - old) / self.found
             self.centres[name] = step.parameters[name].detach().float().clone()
-        self.hard = []
 
     def state(self) -> dict[str, Tensor]:
         """Everything, for a checkpoint and for the next stage."""
