@@ -174,6 +174,23 @@ def test_l2m_chooses_as_the_released_pool_over_three_stages():
     assert pool.eval().choose(hidden, mask).tolist() == [3, 0, 1]  # as it stands, unpenalised
 
 
+def test_l2m_can_begin_as_small_as_the_released_pool():
+    """L2MLoRA(embed_dim=768, n_layer=6, rank=8) draws A within 0.0021263 (six inputs a layer)."""
+    from holdfast.pieces.bank import Banked, Updates, shrink
+
+    model = nn.ModuleList()
+    for inputs in (768, 768, 4 * 768) * 6:
+        layer = Banked(nn.Linear(1, 1), KeyPool(1, 1, torch.zeros(1)))
+        layer.updates.append(Updates((inputs, 1), 1.0, "input", None))
+        layer.updates[0].grow(30, 8, torch.zeros(1))
+        model.append(layer)
+    usual = max(float(p.detach().abs().max()) for n, p in model.named_parameters() if "downs" in n)
+    shrink(model)
+    drawn = torch.cat([p.flatten() for n, p in model.named_parameters() if "downs" in n])
+    assert usual == pytest.approx(768**-0.5, rel=1e-3)
+    assert float(drawn.detach().abs().max()) == pytest.approx(0.0021263, rel=1e-3)
+
+
 def test_auto_cei_rewards_as_the_released_code():
     """SalesforceAIResearch/Auto-CEI at b7ea2f5: test_c1 and reward_processor on six replies.
 

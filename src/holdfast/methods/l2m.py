@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from holdfast.methods._registry import Count, NotNegative, Positive, published
 from holdfast.pieces.modulation import KeepUnchosen, ModulationPool
 from holdfast.plan import Plan
@@ -19,6 +21,7 @@ def l2m(
     scope: str = "language",
     pull: NotNegative = 0.5,
     penalty: bool = True,
+    init: Literal["lora", "code"] = "lora",
 ) -> Plan:
     """P entries of a key k_p and low-rank updates; for a sequence with the query q
 
@@ -46,6 +49,8 @@ def l2m(
         pull: weight of the key term.
         penalty: pass over entries of earlier stages in training; without it stages share
             entries and forget.
+        init: of A, ``lora`` as usual, each by its own inputs; ``code`` as the released code, which
+            applies the rule to the tensor of all of them: in its model A begins 17 times as small.
     """
     pool = ModulationPool(
         entries=entries,
@@ -54,5 +59,6 @@ def l2m(
         scope=scope,
         penalty=penalty,
         weight=pull,
+        init=init,
     )
     return Plan(name="l2m", adapt=pool, learn=(pool,), update=(KeepUnchosen(),), learning_rate=5e-5)

@@ -115,6 +115,19 @@ def grow(model: nn.Module, entries: int, rank: int) -> None:
             update.grow(entries, rank, like)
 
 
+def shrink(model: nn.Module) -> None:
+    """Draw every A of the last growth anew, within 1 / sqrt(r times the inputs of all updates).
+
+    What Kaiming's rule gives for all of them held in one tensor, as L2M's released code does.
+    """
+    updates = [u for _, layer in layers(model) for u in layer.updates if isinstance(u, Updates)]
+    inputs = sum(update.sizes[0] for update in updates)
+    for update in updates:
+        down = update.downs[-1]
+        bound = 1 / math.sqrt(down.shape[1] * inputs)
+        nn.init.uniform_(down, -bound, bound)
+
+
 def insert(
     model: nn.Module, parts: Sequence[tuple[Part, Reads]], scale: float, chooser: Chooser
 ) -> None:

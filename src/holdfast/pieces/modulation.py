@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.carried import Ended, State
 from holdfast.errors import SelectorError, UsageError
@@ -43,6 +43,8 @@ class ModulationPool:
     penalty: bool = True
     weight: float = 0.5
     """Of the term."""
+    init: Literal["lora", "code"] = "lora"
+    """Of A: each by its own inputs, or all as one tensor (:func:`holdfast.pieces.bank.shrink`)."""
     name: str = "l2m"
     fits: bool = field(default=False, init=False, repr=False)
     reference: Reference | None = field(default=None, init=False, repr=False)
@@ -75,7 +77,7 @@ class ModulationPool:
 
     def _insert(self, model: nn.Module, anatomy: Anatomy) -> KeyPool:
         from holdfast.anatomy import naming
-        from holdfast.pieces.bank import first_block, grow, insert
+        from holdfast.pieces.bank import first_block, grow, insert, shrink
         from holdfast.pieces.pool import KeyPool
 
         found = modulated(anatomy.select(self.scope).parts, self.scope)
@@ -86,6 +88,8 @@ class ModulationPool:
         pool = KeyPool(self.entries, query.shape[1 - rows], like).train(model.training)
         insert(model, found, self.alpha / self.rank, pool)
         grow(model, self.entries, self.rank)
+        if self.init == "code":
+            shrink(model)
         setattr(naming.unwrap(model)[0], POOL, pool)
         pool.watch(model, block)
         return pool
