@@ -28,12 +28,15 @@ def test_help_is_light(arguments):
     assert "Usage" in out
 
 
-def test_listing_methods_needs_no_torch():
+@pytest.mark.parametrize(
+    ("kind", "paper"), [("methods", "arXiv 2510.08564"), ("merges", "arXiv 2306.01708")]
+)
+def test_listing_what_has_settings_needs_no_torch(kind, paper):
     out = python(
-        "import sys\nfrom holdfast.cli import main\nmain(['list', 'methods', '--json'])\n"
+        f"import sys\nfrom holdfast.cli import main\nmain(['list', '{kind}', '--json'])\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    assert "arXiv 2510.08564" in out
+    assert paper in out
 
 
 def test_plans_can_be_made_without_torch():

@@ -52,6 +52,21 @@ def test_balanced_keeps_as_many_of_each():
     assert len(Rehearse(capacity=None).foresee([5, 7], 0)) == 12
 
 
+def test_uniform_keeps_so_many_of_every_stage_and_forgets_none():
+    sizes, often = [50, 2, 30], Counter()
+    for seed in range(600):
+        places = Rehearse(capacity=10, policy="uniform").foresee(sizes, seed)
+        assert Counter(s for s, _ in places) == {1: 10, 2: 2, 3: 10}
+        assert len(set(places)) == 22
+        often.update(places)
+    told = {1: 10 / 50, 2: 1, 3: 10 / 30}
+    assert all(abs(n / 600 - told[s]) < 0.09 for (s, _), n in often.items())
+    assert len(often) == sum(sizes)
+    feed = Rehearse(capacity=10, policy="uniform")
+    assert set(feed.foresee(sizes[:2], 3)) < set(feed.foresee(sizes, 3))
+    assert len(Rehearse(capacity=None, policy="uniform").foresee(sizes, 0)) == sum(sizes)
+
+
 def test_a_step_reads_its_own_and_the_memory():
     feed, sizes = Rehearse(share=0.5, draws=2), {NEW: 20, MEMORY: 9, AGAIN: 9}
     read = [feed(sizes, step, 4, seed=1) for step in range(200)]

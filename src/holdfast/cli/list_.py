@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from holdfast.cli._console import output, print_json
 
+if TYPE_CHECKING:
+    from holdfast.methods import Described
+
 
 class Kind(StrEnum):
     methods = "methods"
+    merges = "merges"
     tasks = "tasks"
     models = "models"
     data = "data"
@@ -26,7 +31,8 @@ def command(
     kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
 ) -> None:
-    """List methods and probes (with papers), tasks, models, data, scorers, families, recipes."""
+    """List methods, merges and probes (with papers), tasks, models, data, scorers, families,
+    recipes."""
     rows = ROWS[kind]()
     if as_json:
         print_json(rows)
@@ -49,6 +55,17 @@ def _cell(value: Any) -> str:
 def _methods() -> list[dict[str, Any]]:
     from holdfast.methods import describe
 
+    return _described(describe())
+
+
+def _merges() -> list[dict[str, Any]]:
+    from holdfast.changes.merge import MERGES
+    from holdfast.methods import describe
+
+    return _described(describe(MERGES))
+
+
+def _described(found: Iterable[Described]) -> list[dict[str, Any]]:
     return [
         {
             "name": d.name,
@@ -56,7 +73,7 @@ def _methods() -> list[dict[str, Any]]:
             "settings": {k: "required" if v is ... else v for k, v in d.settings.items()},
             "paper": d.paper,
         }
-        for d in describe()
+        for d in found
     ]
 
 
@@ -124,6 +141,7 @@ def _probes() -> list[dict[str, Any]]:
 
 ROWS = {
     Kind.methods: _methods,
+    Kind.merges: _merges,
     Kind.tasks: _tasks,
     Kind.models: _models,
     Kind.data: _data,

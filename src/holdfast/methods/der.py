@@ -43,7 +43,7 @@ def der(
         distance: see :class:`holdfast.pieces.replayed.StoredLogits`.
         top: store that many logits per token only. All words of a token take 4 bytes each:
             500 answers of 20 tokens and 150,000 words are 6 GB, with ``top=64`` 8 MB.
-        policy: ``reservoir`` or ``balanced``.
+        policy: ``reservoir``, ``balanced`` or ``uniform``, as in ``er``.
     """
     if alpha == 0 and beta == 0:
         return Plan(name="der")

@@ -37,7 +37,8 @@ def er(
         capacity: examples that are remembered; ``none`` remembers all.
         share: remembered examples per new one; with ``extra=false``, their part of a step.
         extra: whether they come on top of ``train.batch_size``, as in the paper.
-        policy: ``reservoir`` or ``balanced``, see :class:`holdfast.pieces.rehearse.Rehearse`.
+        policy: which are remembered. ``reservoir``: each example met so far alike; ``balanced``:
+            as many of each stage; ``uniform``: ``capacity`` of each stage, any of them alike.
         loss: see above; the released code of refresh learning has ``separate``.
         weight: of the second term of ``separate``.
     """

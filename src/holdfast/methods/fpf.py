@@ -91,7 +91,7 @@ def k_fpf(
         select: a selector of what is finetuned in a phase.
         capacity: examples that are remembered; ``none`` remembers all.
         iterations: steps of a phase.
-        policy: ``reservoir`` or ``balanced``, see :class:`holdfast.pieces.rehearse.Rehearse`.
+        policy: ``reservoir``, ``balanced`` or ``uniform``, as in ``er``.
         distill: lambda, the weight of the stored logits in a phase; 0 is k-FPF-CE.
         distance: ``squared`` is the mean over words, ``sum-squared`` the sum; see
             :class:`holdfast.pieces.replayed.StoredLogits`.

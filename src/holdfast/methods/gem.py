@@ -29,7 +29,7 @@ def a_gem(
     Args:
         capacity: examples that are remembered; ``none`` remembers all.
         share: drawn of the memory per new one.
-        policy: ``reservoir`` or ``balanced``.
+        policy: ``reservoir``, ``balanced`` or ``uniform``, as in ``er``.
     """
     feed = Rehearse(capacity=capacity, share=share, policy=policy)
     return Plan(name="a-gem", feed=feed, update=(Constrained(each=False),))

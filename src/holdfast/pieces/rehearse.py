@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Place = tuple[int, int]
 """(stage from 1, index in that stage's own data)."""
-Policy = Literal["reservoir", "balanced"]
+Policy = Literal["reservoir", "balanced", "uniform"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,14 @@ class Rehearse:
     from step to step. The first stage remembers nothing and reads its own examples only.
 
     Args:
-        capacity: examples that are remembered over all stages; None: every one.
+        capacity: examples that are remembered over all stages (``uniform``: of each); None:
+            every one.
         share: of remembered examples, as a part of the step (``extra=False``) or beside it,
             relative to the stage's own (``extra=True``: 1 doubles the step, as experience
             replay does). Rounded, at least one.
         policy: which are remembered. ``reservoir``: each example met so far with the same
-            probability (Vitter 1985); ``balanced``: as many of each stage.
+            probability (Vitter 1985); ``balanced``: as many of each stage; ``uniform``:
+            ``capacity`` of each stage, drawn when it ends, so that the memory grows.
         draws: 2 for a second, independent draw of the same size, from :data:`AGAIN`.
 
     Raises:
@@ -96,7 +98,7 @@ class Rehearse:
     def after(self, stage: int, size: int, seed: int) -> Rehearse:
         """The feed once a stage of ``size`` examples has ended."""
         drawn = random.Random(f"{seed}-{stage}-memory")
-        choose = reservoir if self.policy == "reservoir" else balanced
+        choose = {"reservoir": reservoir, "balanced": balanced, "uniform": uniform}[self.policy]
         places = choose(self.places, self.met, stage, size, self.capacity, drawn)
         return replace(self, places=tuple(places), met=self.met + size)
 
@@ -158,3 +160,16 @@ def balanced(
         fewest = min((s for s in room if room[s] < len(by_stage[s])), key=lambda s: (room[s], s))
         room[fewest] += 1
     return [place for s, own in by_stage.items() for place in own[: room[s]]]
+
+
+def uniform(
+    places: Iterable[Place],
+    met: int,
+    stage: int,
+    size: int,
+    capacity: int | None,
+    drawn: random.Random,
+) -> list[Place]:
+    """``capacity`` of each stage, any of them alike, or all that it has."""
+    count = size if capacity is None else min(capacity, size)
+    return [*places, *((stage, i) for i in sorted(drawn.sample(range(size), count)))]
