@@ -39,6 +39,8 @@ class Recipe:
 
 
 FULL = "full:vision_lr_scale=1"
+WIDE, HIGHER, NARROW = (3e-5, 1e-4, 3e-4), (1e-4, 3e-4, 1e-3), (3e-4, 1e-3, 3e-3)
+"""Learning rates."""
 RECIPES = {
     "full": Recipe((FULL,)),
     "mlp": Recipe(("mlp",)),
@@ -48,25 +50,25 @@ RECIPES = {
     "keep, weight 4": Recipe(("keep:weight=4",), rates=(1e-3,)),
     "keep, weight 10": Recipe(("keep:weight=10",), rates=(1e-3,)),
     "keep + wise-ft": Recipe(("keep", "wise-ft")),
-    "full + random-words": Recipe((FULL, "random-words")),
-    "full + lwf": Recipe((FULL, "lwf")),
+    "full + random-words": Recipe((FULL, "random-words"), rates=HIGHER),
+    "full + lwf": Recipe((FULL, "lwf"), rates=HIGHER),
     "gate-up + lwf": Recipe(("gate-up", "lwf")),
-    "full + wise-ft": Recipe((FULL, "wise-ft")),
+    "full + wise-ft": Recipe((FULL, "wise-ft"), rates=HIGHER),
     "gate-up + wise-ft": Recipe(("gate-up", "wise-ft")),
     "full + l2-sp": Recipe((FULL, "l2-sp")),
     "full + ewc": Recipe((FULL, "ewc")),
     "full + mas": Recipe((FULL, "mas")),
     "hft": Recipe(("hft",)),
-    "lora": Recipe(("lora:rank=16",), adapter=True),
-    "reg-lora": Recipe(("reg-lora:rank=16",), adapter=True),
+    "lora": Recipe(("lora:rank=16",), adapter=True, rates=HIGHER),
+    "reg-lora": Recipe(("reg-lora:rank=16",), adapter=True, rates=HIGHER),
     "full + er": Recipe((FULL, "er"), "old data"),
     "full + der": Recipe((FULL, "der"), "old data"),
-    "full + gere": Recipe((FULL, "gere"), "general data"),
+    "full + gere": Recipe((FULL, "gere"), "general data", rates=NARROW),
 }
 """What is compared. 'Old data' is data of the earlier stages of the run; of what the model was
 pre-trained on, only 'general data' has any."""
-WIDE, NARROW = (3e-5, 1e-4, 3e-4), (3e-4, 1e-3, 3e-3)
-RATES = {FULL: WIDE, "hft": WIDE, "mlp": (1e-4, 3e-4, 1e-3), "gate-up": (3e-4, 1e-3)}
+RATES = {FULL: WIDE, "hft": WIDE, "mlp": HIGHER, "gate-up": (3e-4, 1e-3)}
+"""By the first method, chosen so that the sweeps reach the same learning; :data:`NARROW` else."""
 SITUATIONS = {
     "Nothing of the old data is left": [n for n, r in RECIPES.items() if r.needs == "nothing"],
     "Data of the stages before is kept": [
