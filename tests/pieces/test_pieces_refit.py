@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
@@ -20,6 +21,11 @@ SHAPE = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0,
 }  # fmt: skip
+
+
+SETTINGS = Train(
+    learning_rate=1e-2, epochs=1, batch_size=4, weight_decay=0.3, schedule=CONSTANT, warmup=0
+)
 
 
 def sources(feed, sizes, batch=4):
@@ -70,8 +76,9 @@ def collate(batch):
     return {k: torch.stack([r[k] for r in batch]) for k in batch[0]}
 
 
-def second_stage(methods, tmp_path, model, *, watch=None, steps=None):
-    """Train two stages and return the model; ``watch`` sees the weights at every step."""
+def second_stage(methods, tmp_path, model, *, watch=None, noted=None):
+    """Train two stages and return the model; ``watch`` sees the weights at every step of the
+    second, and ``noted`` its losses."""
     from transformers import TrainerCallback
 
     class Look(TrainerCallback):
@@ -83,9 +90,10 @@ def second_stage(methods, tmp_path, model, *, watch=None, steps=None):
         now = carrying.recall(made, folder)
         trained = train_stage(
             now, model, own, collate,
-            Train(learning_rate=1e-2, epochs=1, batch_size=4, weight_decay=0.3, schedule=CONSTANT),
+            SETTINGS,
             folder=tmp_path / f"c{stage}", seed=stage, base_weights={},
-            advance=lambda done, total: None, note=lambda row: None,
+            advance=lambda done, total: None,
+            note=noted.append if noted is not None and stage == 2 else lambda row: None,
             sources=carrying.rehearsed(now, stages[: stage - 1]),
             watchers=[Look()] if watch is not None and stage == 2 else [],
         )  # fmt: skip
@@ -132,6 +140,40 @@ def test_stored_logits_are_those_of_the_phases_own_draw():
     (term,) = plan("k-fpf:k=2,iterations=3,distill=0.1").learn
     assert (term.weight, term.source, term.distance) == (0.1, AGAIN, "squared")
     assert plan("k-fpf").learn == plan("fpf").learn == ()
+
+
+def test_stored_logits_act_in_phases_alone(tmp_path):
+    """k-FPF-KD through the engine: one own step and two of a phase, twice; in the first step of
+    a phase the term is the distance to what the model said at the end of the first stage."""
+    seen, plain, noted = [], [], []
+    weight = "loss/stored-logits"
+    second_stage(["full", "k-fpf:k=2,iterations=2"], tmp_path / "ce", llama(), watch=plain)
+    kd = ["full", "k-fpf:k=2,iterations=2,distill=0.5"]
+    second_stage(kd, tmp_path / "kd", llama(), watch=seen, noted=noted)
+    assert [row.get(weight, 0.0) > 0 for row in noted] == [False, True, True] * 2
+    apart = [
+        max(float((a[n] - b[n]).abs().max()) for n in a) for a, b in zip(seen, plain, strict=True)
+    ]
+    assert apart[0] < 1e-5 < 1e-3 < min(apart[1:])
+
+    held = load_file(tmp_path / "kd" / "s1" / "carried" / "phases.safetensors")
+    feed = plan(kd).feed.recall(held).fit(6, CONSTANT)
+    draws = feed({NEW: 8, MEMORY: 8, AGAIN: 8}, 1, 4, 2)
+    old = [rows(8, 0)[feed.exemplars()[i][1]] for name, i in draws if name == AGAIN]
+    assert old
+    first = llama()
+    train_stage(
+        plan("full"), first, rows(8, 0), collate,
+        SETTINGS,
+        folder=tmp_path / "first", seed=1, base_weights={},
+        advance=lambda done, total: None, note=lambda row: None,
+    )  # fmt: skip
+    now = llama()
+    now.load_state_dict(seen[0], strict=False)
+    ids = collate(old)["input_ids"]
+    with torch.no_grad():
+        said, then = (m.eval()(ids).logits[:, :-1] for m in (now, first))
+    assert noted[1][weight] == pytest.approx(float((said - then).square().mean()), rel=1e-3)
 
 
 def test_what_the_recipe_freezes_cannot_be_finetuned(tmp_path):

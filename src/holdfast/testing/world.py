@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-LETTERS = "abcdef"
+LETTERS = "abcdefghijklmn"
 _WORDS = ("<pad>", "<end>", "<user>", "<assistant>", "?", "next", "before", "sorry", *LETTERS)
 _CHAT = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}"
@@ -15,7 +15,7 @@ _CHAT = (
 
 
 def write_model(folder: Path) -> Path:
-    """A Llama of two blocks and width 16, with a tokenizer of fourteen words and a chat."""
+    """A Llama of two blocks and width 16, with a tokenizer of a few words and a chat."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
