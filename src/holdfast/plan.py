@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from holdfast.errors import PlanConflict
+from holdfast.errors import ConfigError, PlanConflict
 from holdfast.slots import (
     NEW,
     TAGS,
@@ -37,6 +37,7 @@ from holdfast.slots import (
     Sized,
     StateTerm,
     Surveying,
+    Teaching,
     TokenTerm,
     Update,
     Viewing,
@@ -68,6 +69,7 @@ __all__ = [
     "Sized",
     "StateTerm",
     "Surveying",
+    "Teaching",
     "TokenTerm",
     "Update",
     "Viewing",
@@ -121,6 +123,18 @@ class Plan:
                 f"'{self.name}': the term '{held[0]}' holds the model's own weights where they "
                 f"were, and '{self.owners['adapt']}' freezes them; leave one of them out."
             )
+        teachers = [u for u in self.update if isinstance(u, Teaching)]
+        asking = [t.name for t in self.learn if "ema" in (_of(t, "reference"), _of(t, "consults"))]
+        if asking and not teachers:
+            raise ConfigError(
+                f"'{self.name}': '{asking[0]}' is to compare with a teacher that moves, and has "
+                "none; give teacher=stage or teacher=base."
+            )
+        if len(teachers) > 1:
+            raise PlanConflict(
+                f"'{self.name}' has {len(teachers)} moving teachers that differ; a plan has one: "
+                "give both methods the same decay."
+            )
         fitting = [t.name for t in self.learn if getattr(t, "fits", False)]
         if len(fitting) > 1:
             raise PlanConflict(
@@ -170,7 +184,7 @@ class Plan:
             adapt=self.adapt or other.adapt,
             learn=self.learn + other.learn,
             feed=self.feed or other.feed,
-            update=self.update + other.update,
+            update=self.update + tuple(u for u in other.update if not _same_teacher(u, self)),
             settle=self.settle + other.settle,
             learning_rate=(
                 self.learning_rate if self.learning_rate is not None else other.learning_rate
@@ -178,6 +192,14 @@ class Plan:
             lr_scale=self.lr_scale + other.lr_scale,
             owners={**other.owners, **self.owners},
         )
+
+
+def _of(term: object, reference: str) -> object:
+    return getattr(term, reference, None)
+
+
+def _same_teacher(update: Update, plan: Plan) -> bool:
+    return isinstance(update, Teaching) and update in plan.update
 
 
 def _adapted(a: Plan, b: Plan) -> str:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from holdfast.anatomy import Anatomy, Selection
 
-Reference = Literal["stage", "base"]
-"""Which frozen model a term compares with: the one at the start of this stage, or of the run."""
+Reference = Literal["stage", "base", "ema"]
+"""Which model a term compares with, without gradient: the one at the start of this stage, or of
+the run; or the moving average of the live one, where a :class:`Teaching` update makes it."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,15 @@ TAGS = ("source", "example")
 def source_id(name: str) -> int:
     """A source's number in a batch: 0 for what the stage learns, else a hash of its name."""
     return 0 if name == NEW else zlib.crc32(name.encode()) + 1
+
+
+@runtime_checkable
+class Teaching(Protocol):
+    """What an update may have beside: it makes a reference. One per plan, and the last to act."""
+
+    teaches: Literal["ema"]
+    weights: dict[str, Tensor]
+    """By name in the live model, once it was anchored; changed in place."""
 
 
 WRITTEN = "written"

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from holdfast.anatomy import anatomy, select
 from holdfast.carried import Anchored
 from holdfast.engine.carrying import pieces
-from holdfast.engine.forward import Reference
+from holdfast.engine.forward import Moving, Reference
 from holdfast.errors import UsageError
 from holdfast.pieces.sharding import fill
-from holdfast.plan import Placed, Plan, Update, WeightTerm
+from holdfast.plan import Placed, Plan, Teaching, Update, WeightTerm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,13 +135,15 @@ def bind(
         start=keep,
         base={n: (base or {}).get(n, v) for n, v in keep.items()},
         original={n: names[id(p)] for n, p in attached.named_parameters() if id(p) in names},
-        updates=updates,
+        updates=tuple(sorted(updates, key=lambda u: isinstance(u, Teaching))),
     )
     _scale(bound, model, names)
     _refer(bound, base or {})
-    for update in updates:
+    for update in bound.updates:
         if isinstance(update, Anchored):
             update.anchor(bound.parameters())
+        if isinstance(update, Teaching):
+            bound.references[update.teaches] = Moving(update.weights)
     return bound
 
 
@@ -180,7 +182,7 @@ def select_or_nothing(model: nn.Module, selector: str) -> list[str]:
 def _refer(bound: Bound, base: Mapping[str, Tensor]) -> None:
     """Keep the weights of each reference model that a term asks for."""
     asking = ("reference", "consults")
-    wanted = {getattr(t, a, None) for t in bound.plan.learn for a in asking} - {None}
+    wanted = {getattr(t, a, None) for t in bound.plan.learn for a in asking} - {None, "ema"}
     needs_start = any(isinstance(t, WeightTerm) for t in bound.plan.learn)
     if not wanted and not needs_start:
         return

@@ -81,3 +81,16 @@ class Reference:
                 return inner(**kwargs)
         finally:
             inner.train(was_training)
+
+
+class Moving(Reference):
+    """One whose weights are changed in place as the live model trains, in dtypes of their own."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__({})
+        self.weights = weights
+
+    def call(self, inner: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        live = dict(inner.named_parameters())
+        now = {n: v.to(live[n].device, live[n].dtype) for n, v in self.weights.items()}
+        return Reference(now).call(inner, inputs)

@@ -164,7 +164,7 @@ class PlanMixin:
             return None
         from holdfast.engine.reuse import open_reuse
 
-        wanted = {t.reference for t in self.token_terms} - {None}
+        wanted = {t.reference for t in self.token_terms} - {None, "ema"}
         reuse = open_reuse(
             self.accelerator.unwrap_model(self.model),  # type: ignore[attr-defined]
             self.cache,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from holdfast.methods._registry import NotNegative, Positive, published
+from holdfast.methods._registry import NotNegative, Positive, Share, published
 from holdfast.pieces.distill import Distill
+from holdfast.pieces.moving_teacher import MovingTeacher
 from holdfast.plan import Plan, Reference
 
 
@@ -19,6 +20,7 @@ def lwf(
     temperature: Positive = 2.0,
     positions: Literal["answer", "all_text", "all", "llava_lmmcl_compat"] = "answer",
     teacher: Reference = "stage",
+    decay: Share = 0.99,
 ) -> Plan:
     """Cross-entropy on the answers plus a distillation term on the same inputs.
 
@@ -38,9 +40,13 @@ def lwf(
         weight: of the term; 0 turns it off.
         temperature: T, above 0.
         positions: see :class:`holdfast.pieces.distill.Distill`.
-        teacher: ``stage`` (the model this stage began with) or ``base`` (the run began with).
+        teacher: ``stage`` (the model this stage began with), ``base`` (the run began with), or
+            ``ema``, the moving average of the model's weights since the stage began
+            (:class:`holdfast.pieces.moving_teacher.MovingTeacher`).
+        decay: of the moving average at each optimizer step.
     """
     if weight == 0:
         return Plan(name="lwf")
     term = Distill(weight=weight, temperature=temperature, at=positions, teacher=teacher)
-    return Plan(name="lwf", learn=(term,))
+    moving = (MovingTeacher(decay=decay),) if teacher == "ema" else ()
+    return Plan(name="lwf", learn=(term,), update=moving)

@@ -9,9 +9,10 @@ from pydantic import Field
 from holdfast.methods._registry import Count, NotNegative, Positive, Share, published
 from holdfast.pieces.expert_iteration import ExpertIteration, KeepBest
 from holdfast.pieces.learnable import Learnable
+from holdfast.pieces.moving_teacher import MovingTeacher
 from holdfast.pieces.policy_gradient import PolicyGradient
 from holdfast.pieces.self_taught import RightAnswers, TaughtAnswers
-from holdfast.plan import Plan
+from holdfast.plan import Plan, Reference
 
 _RATE = 1e-6
 
@@ -216,7 +217,8 @@ def self_sft(
     paper="SDFT, arXiv 2601.19897",
 )
 def on_policy_distill(
-    teacher: Literal["stage", "base"] = "stage",
+    teacher: Reference = "stage",
+    decay: Share = 0.99,
     direction: Literal["reverse", "forward"] = "reverse",
     samples: Count = 1,
     temperature: Positive = 1.0,
@@ -225,21 +227,23 @@ def on_policy_distill(
     skip: Annotated[int, Field(ge=0)] = 0,
     average: Literal["tokens", "answers"] = "tokens",
 ) -> Plan:
-    """Self-distillation on the model's own answers, from a teacher that does not move.
+    """Self-distillation on the model's own answers, from a teacher that moves slowly or not.
 
         y ~ p(. | x),   L = mean_t KL( p(. | x, y_<t) || p_teacher(. | d, x, y_<t) )
 
     "Self-Distillation Enables Continual Learning", 2026: the teacher is the same model with the
     demonstration d in its context. Departures: the demonstration is an earlier turn of the
     conversation, question and answer, so that no wording of ours comes in; the teacher is the
-    model as the stage or the run began, since "Denser is not Better" (2026, arXiv 2607.01763)
-    finds that fast moving averages drift. A model that cannot learn from its context learns
-    nothing. The released trainer computes the forward divergence without an answer's first three
-    tokens (``direction=forward,skip=3,average=answers``), its teacher follows by a hundredth of
-    the way after each step, and its learning rate is 2e-5.
+    model as the stage began unless it is told to move, since "Denser is not Better" (2026, arXiv
+    2607.01763) finds that fast moving averages drift. A model that cannot learn from its context
+    learns nothing. The released trainer computes the forward divergence without an answer's first
+    three tokens (``direction=forward,skip=3,average=answers``), its teacher follows by a hundredth
+    of the way after each step (``teacher=ema``), and its learning rate is 2e-5.
 
     Args:
-        teacher: the model as the stage began, or as the run did.
+        teacher: the model as the stage began, or as the run did; or ``ema``, the moving average
+            of its weights since the stage began, as in the released trainer.
+        decay: of the moving average at each optimizer step.
         direction: ``reverse``, as above, or ``forward``, from the teacher to the model.
         samples: answers to each question.
         temperature: of sampling.
@@ -253,7 +257,8 @@ def on_policy_distill(
         temperature=temperature, max_new_tokens=max_new_tokens, refresh=refresh, skip=skip,
         average=average,
     )  # fmt: skip
-    return Plan(name="on-policy-distill", learn=(term,), learning_rate=2e-5)
+    moving = (MovingTeacher(decay=decay),) if teacher == "ema" else ()
+    return Plan(name="on-policy-distill", learn=(term,), update=moving, learning_rate=2e-5)
 
 
 @published(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.carried import Ahead, Policy, Question, State
 from holdfast.errors import UsageError
+from holdfast.pieces.collapse import CollapseAlarm
 from holdfast.plan import NEW, WRITTEN, Outputs, Reference, source_id
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class Rewrites(ABC):
     held: dict[int, list[Written]] = field(default_factory=dict, init=False, repr=False)
     """By example, what is used until the next are written."""
     _step: list[Written] = field(default_factory=list, init=False, repr=False, compare=False)
+    _alarm: CollapseAlarm = field(
+        default_factory=CollapseAlarm, init=False, repr=False, compare=False
+    )
 
     @abstractmethod
     def answers(
@@ -85,7 +89,7 @@ class Rewrites(ABC):
 
     def place(self, anatomy: Anatomy) -> None:
         """A stage begins."""
-        self.held, self._step = {}, []
+        self.held, self._step, self._alarm = {}, [], CollapseAlarm()
 
     # The step
 
@@ -105,6 +109,15 @@ class Rewrites(ABC):
         step.batches[:] = [policy.batch(self._replaced(policy, rows)) for rows in passes]
         policy.note("answers/length", _mean(len(w.tokens) for w in self._step))
         policy.note("answers/used", float(len(self._step)))
+        self._watch(policy, [row for rows in passes for row in rows])
+
+    def _watch(self, policy: Policy, rows: Sequence[Question]) -> None:
+        """Note whether the step's answers are as various as the data's."""
+        own = [row for row in rows if row.source == source_id(NEW)]
+        wanted = [row.answer for row in own for _ in self.held.get(row.index, ())]
+        if wanted:
+            for name, value in self._alarm.meet([w.tokens for w in self._step], wanted).items():
+                policy.note(f"answers/{name}", value)
 
     def _every(self, policy: Policy, batch: int) -> int:
         if self.refresh is not None:
@@ -133,11 +146,13 @@ class Rewrites(ABC):
     def state(self) -> State:
         import torch
 
+        watched = self._alarm.state()
         if self.refresh == 1 or not self.held:
-            return {}
+            return watched
         rows = [(i, w) for i, found in self.held.items() for w in found]
         logs = [w.log_probs for _, w in rows if w.log_probs is not None]
         return {
+            **watched,
             "asked": torch.tensor(list(self.held), dtype=torch.int64),
             "examples": torch.tensor([i for i, _ in rows], dtype=torch.int64),
             "lengths": torch.tensor([len(w.tokens) for _, w in rows], dtype=torch.int64),
@@ -149,6 +164,7 @@ class Rewrites(ABC):
     def load(self, state: State) -> None:
         import torch
 
+        self._alarm.load(state)
         self.held = {int(i): [] for i in state.get("asked", ())}
         if not self.held:
             return
