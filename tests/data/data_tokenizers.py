@@ -157,3 +157,19 @@ def metaspace(specials: list[str], *, adds_bos: bool = True):
         unk_token="<unk>",
         pad_token="</s>",
     )
+
+
+def supervised_text(tokenizer, encoded) -> str:
+    """The decoded sequence with its supervised runs between « and »."""
+    out, inside = [], False
+    ids, labels = encoded["input_ids"].tolist(), encoded["labels"].tolist()
+    cut = [0] + [i for i in range(1, len(ids)) if (labels[i] == -100) != (labels[i - 1] == -100)]
+    for start, stop in zip(cut, [*cut[1:], len(ids)], strict=True):
+        inside = labels[start] != -100
+        text = tokenizer.decode(ids[start:stop], clean_up_tokenization_spaces=False)
+        # Decoding a run on its own drops a leading space of SentencePiece-like tokenizers.
+        before = tokenizer.decode(ids[:start], clean_up_tokenization_spaces=False)
+        text = tokenizer.decode(ids[:stop], clean_up_tokenization_spaces=False)[len(before) :]
+        out.append(f"«{text}»" if inside else text)
+        assert all(x in (-100, y) for x, y in zip(labels, ids, strict=True))
+    return "".join(out)

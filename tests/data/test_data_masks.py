@@ -25,6 +25,7 @@ from data_tokenizers import (
     llama3,
     metaspace,
     phi3,
+    supervised_text,
 )
 
 from holdfast.data import Encoder, Message, Part, Record, say
@@ -196,22 +197,6 @@ every_template = pytest.mark.parametrize(
 )
 
 
-def supervised_text(tokenizer, encoded) -> str:
-    """The decoded sequence with its supervised runs between « and »."""
-    out, inside = [], False
-    ids, labels = encoded["input_ids"].tolist(), encoded["labels"].tolist()
-    cut = [0] + [i for i in range(1, len(ids)) if (labels[i] == -100) != (labels[i - 1] == -100)]
-    for start, stop in zip(cut, [*cut[1:], len(ids)], strict=True):
-        inside = labels[start] != -100
-        text = tokenizer.decode(ids[start:stop], clean_up_tokenization_spaces=False)
-        # Decoding a run on its own drops a leading space of SentencePiece-like tokenizers.
-        before = tokenizer.decode(ids[:start], clean_up_tokenization_spaces=False)
-        text = tokenizer.decode(ids[:stop], clean_up_tokenization_spaces=False)[len(before) :]
-        out.append(f"«{text}»" if inside else text)
-        assert all(x in (-100, y) for x, y in zip(labels, ids, strict=True))
-    return "".join(out)
-
-
 @pytest.mark.parametrize(
     ("make", "template", "record", "expected"),
     [row[1:] for row in TABLE],
@@ -373,56 +358,3 @@ def test_the_end_of_turn_token_is_learned_once():
         Encoder(tokenizer)(record)
     tokenizer.chat_template = None
     assert supervised_text(tokenizer, Encoder(tokenizer)(record)) == "Why?«No.<|im_end|>»"
-
-
-def test_compat_mask_is_llava_nexts():
-    """Per message as its training code does: assistant segments whole, and structure anywhere."""
-    tokenizer = chatml()
-    tokenizer.chat_template = CHATML
-    encoded = Encoder(tokenizer, loss_on="llava_next_compat")(SYSTEM)
-    structure = set(tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]))
-    structure.add(tokenizer.encode("\n")[0])
-    ids, labels = [], []
-    for message in SYSTEM.messages:
-        chat = [{"role": message.role, "content": message.text}]
-        piece = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"]
-        ids += piece
-        trained = message.role == "assistant"
-        labels += [t if trained or t in structure else -100 for t in piece]
-    assert encoded["input_ids"].tolist() == ids
-    assert encoded["labels"].tolist() == labels
-
-
-def test_compat_mask_on_llama3():
-    tokenizer = llama3()
-    tokenizer.chat_template = LLAMA3
-    text = supervised_text(tokenizer, Encoder(tokenizer, loss_on="llava_next_compat")(SYSTEM))
-    assert text.startswith("«<|begin_of_text|><|start_header_id|>»system«<|end_header_id|>")
-    assert text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\nNo.<|eot_id|>»")
-    with pytest.raises(UsageError, match="loss_on='answer'"):
-        Encoder(metaspace([]), loss_on="llava_next_compat")
-
-
-def test_all_supervises_every_token_but_an_added_bos():
-    tokenizer = chatml()
-    tokenizer.chat_template = CHATML
-    encoded = Encoder(tokenizer, loss_on="all")(SYSTEM)
-    assert encoded["labels"].tolist() == encoded["input_ids"].tolist()
-
-
-def test_truncation_cuts_the_end_and_refuses_a_lost_answer():
-    tokenizer = chatml()
-    tokenizer.chat_template = CHATML
-    whole = Encoder(tokenizer)(SYSTEM)["input_ids"]
-    kept = Encoder(tokenizer, max_length=len(whole) - 2)(SYSTEM)
-    assert kept["input_ids"].tolist() == whole.tolist()[:-2]
-    assert {len(v) for v in kept.values()} == {len(whole) - 2}
-    with pytest.raises(DataError, match=f"max_length=5.*{len(whole)} tokens"):
-        Encoder(tokenizer, max_length=5)(SYSTEM)
-
-
-def test_options_are_checked():
-    with pytest.raises(UsageError, match="answer, llava_next_compat, all"):
-        Encoder(chatml(), loss_on="answers")
-    with pytest.raises(UsageError, match="max_length"):
-        Encoder(chatml(), max_length=1)
