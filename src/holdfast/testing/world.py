@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-LETTERS = "abcdefghijklmn"
+LETTERS = "abcdef"
 _WORDS = ("<pad>", "<end>", "<user>", "<assistant>", "?", "next", "before", "sorry", *LETTERS)
 _CHAT = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}"
