@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: install demo test test-slow kill fuzz check format pages docs lab results preserve bench clean help
+.PHONY: install demo test test-slow kill fuzz check format pages docs lab results preserve preserve-text promise bench clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -57,6 +57,13 @@ results: $(STAMP)  ## run the narrow-tuning comparison and write docs/results (u
 
 preserve: $(STAMP)  ## methods against forgetting at matched learning, docs/results/preserve (an hour on two cores)
 	$(BIN)/holdfast bench preserve --docs docs/results/preserve -r full -r gate-up -r keep
+
+preserve-text: $(STAMP)  ## the same on skills of text, docs/results/preserve (two hours on two cores)
+	$(BIN)/holdfast bench preserve --section text --docs docs/results/preserve -r full -r gate-up -r keep \
+		-r 'full + er' -r 'full + der' -r 'full + gere' -r 'full + lwf' -r 'full + wise-ft' -r lora
+
+promise: $(STAMP)  ## whole searches within a budget, judged on fresh questions (an hour on two cores)
+	$(BIN)/python -m benchmarks.promise --docs docs/results
 
 bench: $(STAMP)  ## speed and memory beside TRL, PEFT and lm-eval (under 15 minutes on two cores)
 	$(BIN)/python -m benchmarks

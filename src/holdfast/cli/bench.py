@@ -161,7 +161,7 @@ def adapters(
 ) -> None:
     """LoRA on the MLP, LoRA on q and v, and full tuning, in the form of PEFT's own comparison.
 
-    lab:lm learns arithmetic; accuracy stands against the rise of the loss on general text, over
+    lab:lm learns arithmetic; accuracy stands against the rise of the loss on old answers, over
     learning rates and seeds. About a quarter of an hour on two cores; resumable run by run.
     """
     from holdfast.benchmarks.adapters import bench_adapters
