@@ -48,7 +48,9 @@ def check_entry(name: str) -> None:
     text = inspect.getdoc(entry.value) or ""
     assert entry.summary, f"'{name}' has no summary"
     assert entry.paper, f"'{name}' does not say which paper it comes from"
-    assert re.search(r"\b(19|20)\d\d\b", text), f"the docstring of '{name}' cites no source"
+    year = r"\b(19|20)\d\d\b"  # a method of nobody's paper ("none: an example") has none to cite
+    cited = not re.search(year, entry.paper) or re.search(year, text)
+    assert cited, f"the docstring of '{name}' cites no source"
     for parameter in inspect.signature(entry.value).parameters.values():
         assert parameter.annotation is not parameter.empty, f"{name}: {parameter.name} has no type"
         assert re.search(rf"\b{parameter.name}\b", text), f"{name}: {parameter.name} has no text"
