@@ -22,10 +22,13 @@ STEP = 3
 
 @pytest.fixture(autouse=True)
 def _signals_as_in_a_terminal():
-    """A shell starts what runs in its background with SIGINT ignored, and so would these tests."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell starts what runs in its background with SIGINT ignored, nohup with SIGHUP, and so
+    would these tests."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
