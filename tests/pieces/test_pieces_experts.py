@@ -171,5 +171,7 @@ def test_families_without_an_mlp_module_are_refused(model: object, says: str) ->
 @pytest.mark.parametrize("structure", [{"kind": "two-expert"}, {}])
 def test_an_unknown_structure_lists_what_is_known(structure: dict[str, object]) -> None:
     tiny = tiny_llama()
-    with pytest.raises(ModelError, match="There is: expert-gates, l2m, lora, mora, sapt, two-experts"):
+    with pytest.raises(
+        ModelError, match="There is: expert-gates, l2m, lora, mora, sapt, two-experts"
+    ):
         rebuild(tiny.model, structure, anatomy(tiny.model))
